@@ -1,0 +1,498 @@
+/*!
+Loads, attaches and drains.
+
+The ring thread owns the loaded object, the ring and the counters from load to drop, so that links
+never outlive it. It never blocks on anything but the ring, and never panics: a panic in a ring
+callback would abort the process. What its consumer is too slow to take is dropped and counted.
+
+The reader costs nothing while nothing happens: it says that it is about to block, and the next
+event wakes it. While events keep coming it drains on a timer and nobody wakes it.
+*/
+
+use std::cell::RefCell;
+use std::fs;
+use std::io::{self, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{Ordering, fence};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::{Iter, Link, MapCore, MapFlags, ProgramMut, RingBuffer, RingBufferBuilder};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::config::{Config, Family};
+use super::maps;
+use super::probe::{Facts, Plan, set_inherit_listener, unload_all};
+use super::skel::{OpenTcptracerSkel, TcptracerSkel, TcptracerSkelBuilder};
+use super::wire::{self, EVENT_SIZE};
+use crate::event::{Event, Kind, Losses, Source};
+
+/// Between two drains while events keep coming. Bounds the latency of an event in a burst, and at
+/// 500 wake-ups a second costs less than one in a thousand of a core.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Between two looks at the counters while events keep coming.
+const LOSS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Events handed over at a time, so that the consumer starts before a full ring is drained.
+const BATCH: usize = 512;
+
+/// Batches the consumer may lag behind before its events are dropped: about 30 MiB.
+const QUEUE: usize = 256;
+
+/// Accepts that no hook saw before the io_uring hook is attached. It costs every completion of
+/// every ring on the host, so one stray accept is not enough.
+const UNSEEN_ACCEPTS: u32 = 3;
+
+/// What the ring thread says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Events, in the order of the ring.
+    Events(Vec<Event>),
+    /// The totals since the start, whenever one of them has grown.
+    Lost(Losses),
+}
+
+/// A running tracer. Dropping it detaches everything; nothing stays in the kernel.
+#[derive(Debug)]
+pub struct Tracer {
+    plan: Plan,
+    /// Closing it stops the ring thread.
+    stop: Option<UnixStream>,
+    thread: Option<JoinHandle<Losses>>,
+}
+
+impl Tracer {
+    /// Loads, attaches, and takes the snapshot; when it returns, every connection is followed.
+    ///
+    /// The receiver yields what happens until the tracer is stopped.
+    pub fn start(config: Config) -> Result<(Self, Receiver<Message>)> {
+        let (stop, stopped) = UnixStream::pair().context("cannot make a socket pair")?;
+        let (sender, receiver) = mpsc::sync_channel(QUEUE);
+        let (ready_sender, ready) = mpsc::sync_channel(1);
+        let thread = thread::Builder::new()
+            .name("tt-ring".into())
+            .spawn(move || ring_thread(&config, &stopped, sender, &ready_sender))
+            .context("cannot start the ring thread")?;
+        let plan = ready
+            .recv()
+            .unwrap_or_else(|_| Err(anyhow!("the ring thread ended before it was ready")))?;
+
+        Ok((
+            Self {
+                plan,
+                stop: Some(stop),
+                thread: Some(thread),
+            },
+            receiver,
+        ))
+    }
+
+    /// What is loaded.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Detaches, hands over what is still in the ring, and says what was lost in all.
+    pub fn stop(mut self) -> Losses {
+        self.join()
+    }
+
+    fn join(&mut self) -> Losses {
+        drop(self.stop.take());
+        self.thread
+            .take()
+            .and_then(|t| t.join().ok())
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+fn ring_thread(
+    config: &Config,
+    stopped: &UnixStream,
+    sender: SyncSender<Message>,
+    ready: &SyncSender<Result<Plan>>,
+) -> Losses {
+    let mut object = MaybeUninit::uninit();
+    let (mut skel, plan) = match load(config, &mut object) {
+        Ok(loaded) => loaded,
+        Err(e) => {
+            let _ = ready.send(Err(e));
+            return Losses::default();
+        }
+    };
+    // The ring's callback and the loop take turns, so neither finds it borrowed.
+    let outlet = RefCell::new(Outlet::new(sender));
+    match begin(&skel, &plan, &outlet) {
+        Ok((ring, links)) => {
+            let _ = ready.send(Ok(plan));
+            drain_until(stopped, &mut skel, &ring, links, plan, &outlet)
+        }
+        Err(e) => {
+            let _ = ready.send(Err(e));
+            Losses::default()
+        }
+    }
+}
+
+/// Everything that can fail between load and the first drain.
+fn begin<'a>(
+    skel: &TcptracerSkel<'_>,
+    plan: &Plan,
+    outlet: &'a RefCell<Outlet>,
+) -> Result<(RingBuffer<'a>, Vec<Link>)> {
+    let ring = open_ring(skel, outlet).context("cannot open the ring")?;
+    let links = attach(skel, plan)?;
+    if plan.snapshot {
+        let mut outlet = outlet.borrow_mut();
+        for event in snapshot(skel)? {
+            outlet.put(event);
+        }
+        outlet.flush();
+    }
+    Ok((ring, links))
+}
+
+fn load<'o>(
+    config: &Config,
+    object: &'o mut MaybeUninit<libbpf_rs::OpenObject>,
+) -> Result<(TcptracerSkel<'o>, Plan)> {
+    // Refused trials are expected and would fill the terminal.
+    libbpf_rs::set_print(None);
+    let plan = Plan::from_facts(&Facts::gather())?;
+    let mut skel = TcptracerSkelBuilder::default()
+        .open(object)
+        .context("cannot open the BPF object")?;
+
+    choose_programs(&mut skel, &plan);
+    set_config(&mut skel, config)?;
+    skel.maps
+        .events
+        .set_max_entries(config.ring_bytes)
+        .with_context(|| format!("cannot set the ring to {} bytes", config.ring_bytes))?;
+    skel.maps
+        .conns
+        .set_max_entries(config.max_connections)
+        .with_context(|| format!("cannot make room for {} connections", config.max_connections))?;
+    let filter = &config.filter;
+    if let Some(path) = &filter.cgroup_map {
+        let map = maps::open_pinned("--cgroupmap", path)?;
+        skel.maps.cgroupmap.reuse_fd(map.as_fd())?;
+    }
+    if let Some(path) = &filter.mntns_map {
+        let map = maps::open_pinned("--mntnsmap", path)?;
+        skel.maps.mntnsmap.reuse_fd(map.as_fd())?;
+    }
+    let skel = skel.load().with_context(|| {
+        format!(
+            "cannot load the BPF programs (ring of {} bytes, {} connections)",
+            config.ring_bytes, config.max_connections
+        )
+    })?;
+    Ok((skel, plan))
+}
+
+fn choose_programs(skel: &mut OpenTcptracerSkel<'_>, plan: &Plan) {
+    unload_all(skel);
+    set_inherit_listener(skel, plan.inherit_listener);
+    let progs = &mut skel.progs;
+    progs.tt_set_state.set_autoload(true);
+    progs.tt_destroy_sock.set_autoload(true);
+    progs.tt_inet_csk_accept.set_autoload(plan.fexit_accept);
+    progs.tt_exit_accept.set_autoload(plan.syscall_accept);
+    progs.tt_exit_accept4.set_autoload(plan.syscall_accept);
+    progs.tt_io_uring_complete.set_autoload(plan.io_uring_accept);
+    progs.tt_seed_listeners.set_autoload(plan.snapshot);
+    progs.tt_seed_connections.set_autoload(plan.snapshot);
+}
+
+fn set_config(skel: &mut OpenTcptracerSkel<'_>, config: &Config) -> Result<()> {
+    let filter = &config.filter;
+    let rodata = skel
+        .maps
+        .rodata_data
+        .as_deref_mut()
+        .context("the BPF object has no .rodata")?;
+    let to = &mut rodata.tt_config;
+
+    to.pid = filter.pid.map_or(0, Into::into);
+    to.netns = filter.netns.map_or(0, Into::into);
+    to.family = match filter.family {
+        None => 0,
+        Some(Family::V4) => wire::AF_INET,
+        Some(Family::V6) => wire::AF_INET6,
+    };
+    to.by_cgroup = filter.cgroup_map.is_some().into();
+    to.by_mntns = filter.mntns_map.is_some().into();
+    to.failed = config.failed.into();
+    to.list_existing = config.existing.into();
+    Ok(())
+}
+
+/// Attaches what the plan has, the state machine last: whatever it reports, the other hooks see.
+fn attach(skel: &TcptracerSkel<'_>, plan: &Plan) -> Result<Vec<Link>> {
+    let progs = &skel.progs;
+    let mut chosen: Vec<(&str, &ProgramMut<'_>)> = Vec::new();
+
+    if plan.syscall_accept {
+        chosen.push(("the exit of accept", &progs.tt_exit_accept));
+        chosen.push(("the exit of accept4", &progs.tt_exit_accept4));
+    }
+    if plan.fexit_accept {
+        chosen.push(("inet_csk_accept", &progs.tt_inet_csk_accept));
+    }
+    chosen.push(("tcp_destroy_sock", &progs.tt_destroy_sock));
+    chosen.push(("inet_sock_set_state", &progs.tt_set_state));
+    chosen
+        .into_iter()
+        .map(|(hook, prog)| {
+            prog.attach()
+                .with_context(|| format!("cannot attach to {hook}"))
+        })
+        .collect()
+}
+
+/// Seeds the state with what is open already; returns the connections the user asked to see.
+fn snapshot(skel: &TcptracerSkel<'_>) -> Result<Vec<Event>> {
+    let mut bytes = Vec::new();
+
+    for prog in [&skel.progs.tt_seed_listeners, &skel.progs.tt_seed_connections] {
+        let link = prog.attach().context("cannot attach the snapshot")?;
+        let mut iter = Iter::new(&link).context("cannot start the snapshot")?;
+        read_all(&mut iter, &mut bytes).context("cannot take the snapshot")?;
+    }
+    bytes
+        .chunks(EVENT_SIZE)
+        .map(|record| wire::decode(record).context("the snapshot holds"))
+        .collect()
+}
+
+/// The iterator asks for another try when it has walked a million files in one read.
+fn read_all(from: &mut impl Read, to: &mut Vec<u8>) -> io::Result<()> {
+    loop {
+        match from.read_to_end(to) {
+            Ok(_) => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Where decoded events leave the ring thread, in batches, without ever blocking.
+struct Outlet {
+    sender: SyncSender<Message>,
+    batch: Vec<Event>,
+    queue_full: u64,
+    undecodable: u64,
+    unseen_accepts: u32,
+}
+
+impl Outlet {
+    fn new(sender: SyncSender<Message>) -> Self {
+        Self {
+            sender,
+            batch: Vec::with_capacity(BATCH),
+            queue_full: 0,
+            undecodable: 0,
+            unseen_accepts: 0,
+        }
+    }
+
+    fn put_record(&mut self, record: &[u8]) {
+        match wire::decode(record) {
+            Ok(event) => self.put(event),
+            Err(_) => self.undecodable += 1,
+        }
+    }
+
+    fn put(&mut self, event: Event) {
+        if event.kind == Kind::Accept && event.source == Source::Listener {
+            self.unseen_accepts += 1;
+        }
+        self.batch.push(event);
+        if self.batch.len() >= BATCH {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
+        let count = batch.len() as u64;
+        // A consumer that is gone loses nothing it wanted.
+        if let Err(TrySendError::Full(_)) = self.sender.try_send(Message::Events(batch)) {
+            self.queue_full += count;
+        }
+    }
+}
+
+/// Reads the counters and tells the consumer when they have grown.
+struct LossReport {
+    told: Losses,
+    next_look: Instant,
+}
+
+impl LossReport {
+    fn new() -> Self {
+        Self {
+            told: Losses::default(),
+            next_look: Instant::now(),
+        }
+    }
+
+    fn look_if_due(&mut self, skel: &TcptracerSkel<'_>, outlet: &Outlet) {
+        if Instant::now() >= self.next_look {
+            self.look(skel, outlet);
+        }
+    }
+
+    fn look(&mut self, skel: &TcptracerSkel<'_>, outlet: &Outlet) {
+        let now = read_losses(skel, outlet);
+        self.next_look = Instant::now() + LOSS_INTERVAL;
+        // A full queue is told the next time; the totals are kept until then.
+        if now != self.told && outlet.sender.try_send(Message::Lost(now)).is_ok() {
+            self.told = now;
+        }
+    }
+}
+
+fn read_losses(skel: &TcptracerSkel<'_>, outlet: &Outlet) -> Losses {
+    let counter = |index: u32| -> u64 {
+        let values = skel
+            .maps
+            .counters
+            .lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY);
+        values.ok().flatten().map_or(0, |per_cpu| {
+            per_cpu
+                .iter()
+                .filter_map(|v| Some(u64::from_ne_bytes(v.get(..8)?.try_into().ok()?)))
+                .sum()
+        })
+    };
+    let progs = &skel.progs;
+    Losses {
+        ring_full: counter(0),
+        map_full: counter(1),
+        untracked: counter(2),
+        queue_full: outlet.queue_full,
+        undecodable: outlet.undecodable,
+        skipped_runs: [
+            &progs.tt_set_state,
+            &progs.tt_destroy_sock,
+            &progs.tt_exit_accept,
+            &progs.tt_exit_accept4,
+            &progs.tt_inet_csk_accept,
+            &progs.tt_io_uring_complete,
+        ]
+        .into_iter()
+        .map(recursion_misses)
+        .sum(),
+    }
+}
+
+/// The kernel counts them and shows them with the program's descriptor; older than 5.12 it does
+/// neither. A program that is not loaded has no descriptor.
+fn recursion_misses(prog: &ProgramMut<'_>) -> u64 {
+    let path = format!("/proc/self/fdinfo/{}", prog.as_fd().as_raw_fd());
+    let info = fs::read_to_string(path).unwrap_or_default();
+    info.lines()
+        .find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// The life of the ring thread after the start. Returns when `stopped` is closed.
+fn drain_until(
+    stopped: &UnixStream,
+    skel: &mut TcptracerSkel<'_>,
+    ring: &RingBuffer<'_>,
+    mut links: Vec<Link>,
+    plan: Plan,
+    outlet: &RefCell<Outlet>,
+) -> Losses {
+    let mut report = LossReport::new();
+    let mut io_uring_wanted = plan.io_uring_accept;
+
+    loop {
+        let drained = ring.consume_raw() > 0;
+        let mut out = outlet.borrow_mut();
+        out.flush();
+        if io_uring_wanted && out.unseen_accepts >= UNSEEN_ACCEPTS {
+            io_uring_wanted = false;
+            links.extend(skel.progs.tt_io_uring_complete.attach());
+        }
+        if drained {
+            report.look_if_due(skel, &out);
+            drop(out);
+            if closed_within(stopped, DRAIN_INTERVAL) {
+                break;
+            }
+            continue;
+        }
+        report.look(skel, &out);
+        drop(out);
+        set_parked(skel, true);
+        // What came in after the last drain saw no parked reader: look once more.
+        let drained = ring.consume_raw() > 0;
+        if !drained && wait_for_any(stopped, skel.maps.events.as_fd()) {
+            break;
+        }
+        set_parked(skel, false);
+    }
+    drop(links);
+    ring.consume_raw();
+    let mut out = outlet.borrow_mut();
+    out.flush();
+    report.look(skel, &out);
+    read_losses(skel, &out)
+}
+
+fn open_ring<'a>(skel: &TcptracerSkel<'_>, outlet: &'a RefCell<Outlet>) -> Result<RingBuffer<'a>> {
+    let mut builder = RingBufferBuilder::new();
+    builder.add(&skel.maps.events, |record| {
+        outlet.borrow_mut().put_record(record);
+        0
+    })?;
+    Ok(builder.build()?)
+}
+
+/// Tells the programs whether the next event has to wake us.
+fn set_parked(skel: &mut TcptracerSkel<'_>, parked: bool) {
+    if let Some(bss) = skel.maps.bss_data.as_deref_mut() {
+        bss.tt_reader_parked = parked.into();
+    }
+    // Orders the store before the look at the ring; the programs do the reverse.
+    fence(Ordering::SeqCst);
+}
+
+/// Waits for `interval`, or less if the tracer is being stopped; then returns true.
+fn closed_within(stopped: &UnixStream, interval: Duration) -> bool {
+    let timeout = Timespec {
+        tv_sec: 0,
+        tv_nsec: i64::from(interval.subsec_nanos()),
+    };
+    let mut fds = [PollFd::new(stopped, PollFlags::IN)];
+    poll(&mut fds, Some(&timeout)).is_ok() && !fds[0].revents().is_empty()
+}
+
+/// Blocks until there is something in the ring, or the tracer is being stopped; then returns true.
+fn wait_for_any(stopped: &UnixStream, events: BorrowedFd<'_>) -> bool {
+    let mut fds = [
+        PollFd::new(stopped, PollFlags::IN),
+        PollFd::from_borrowed_fd(events, PollFlags::IN),
+    ];
+    // An interrupted wait is a short one.
+    poll(&mut fds, None).is_ok() && !fds[0].revents().is_empty()
+}

@@ -1,0 +1,325 @@
+//! Decodes the records of the ring: `bpf/event.h` seen from this side.
+//!
+//! Nothing here touches libbpf but the compile-time comparison with the generated layout. Any bytes
+//! decode to an event or to an error.
+
+use std::mem::{offset_of, size_of};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use thiserror::Error;
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+use super::skel::types;
+use crate::event::{
+    Closer, Comm, ConnectionId, Counters, Event, Kind, Nanos, Process, Reason, Role, Source,
+};
+
+pub const AF_INET: u16 = 2;
+pub const AF_INET6: u16 = 10;
+
+/// `struct tt_process`.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct RawProcess {
+    cgroup_id: u64,
+    pid: u32,
+    tid: u32,
+    uid: u32,
+    mntns: u32,
+    comm: [u8; 16],
+}
+
+/// `struct tt_conn`.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct RawConn {
+    cookie: u64,
+    t_syn: u64,
+    t_established: u64,
+    t_accepted: u64,
+    t_fin: u64,
+    t_closed: u64,
+    owner: RawProcess,
+    local: [u8; 16],
+    remote: [u8; 16],
+    netns: u32,
+    closer_pid: u32,
+    closer_comm: [u8; 16],
+    family: u16,
+    local_port: u16,
+    remote_port: u16,
+    error: u16,
+    life: u16,
+    role: u8,
+    source: u8,
+    reason: u8,
+    opened: u8,
+    closed: u8,
+    reported: u8,
+    grafted: u8,
+    closer_selected: u8,
+    pad: [u8; 6],
+}
+
+/// `struct tt_event`.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct RawEvent {
+    time: u64,
+    conn: RawConn,
+    bytes_sent: u64,
+    bytes_received: u64,
+    segs_out: u32,
+    segs_in: u32,
+    retransmits: u32,
+    srtt_us: u32,
+    r#type: u8,
+    counted: u8,
+    pad: [u8; 6],
+}
+
+/// Fails the build when a field is not where the programs put it.
+macro_rules! same_layout {
+    ($ours:ty, $theirs:ty, $($field:ident),+ $(,)?) => {
+        const _: () = {
+            assert!(size_of::<$ours>() == size_of::<$theirs>());
+            $(assert!(offset_of!($ours, $field) == offset_of!($theirs, $field));)+
+        };
+    };
+}
+
+same_layout!(
+    RawProcess,
+    types::tt_process,
+    cgroup_id,
+    pid,
+    tid,
+    uid,
+    mntns,
+    comm
+);
+same_layout!(
+    RawConn,
+    types::tt_conn,
+    cookie,
+    t_syn,
+    t_established,
+    t_accepted,
+    t_fin,
+    t_closed,
+    owner,
+    local,
+    remote,
+    netns,
+    closer_pid,
+    closer_comm,
+    family,
+    local_port,
+    remote_port,
+    error,
+    life,
+    role,
+    source,
+    reason,
+    opened,
+    closed,
+    reported,
+    grafted,
+    closer_selected,
+    pad,
+);
+same_layout!(
+    RawEvent,
+    types::tt_event,
+    time,
+    conn,
+    bytes_sent,
+    bytes_received,
+    segs_out,
+    segs_in,
+    retransmits,
+    srtt_us,
+    r#type,
+    counted,
+    pad,
+);
+
+/// Size of a record in bytes.
+pub const EVENT_SIZE: usize = size_of::<RawEvent>();
+
+/// A record that the programs cannot have written.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum DecodeError {
+    /// Not of the size of an event.
+    #[error("a record of {0} bytes instead of {EVENT_SIZE}")]
+    Size(usize),
+    /// A field holds a number that stands for nothing.
+    #[error("a record with {field} {value}")]
+    Value {
+        /// The field.
+        field: &'static str,
+        /// What it holds.
+        value: u16,
+    },
+}
+
+fn unknown<T>(field: &'static str, value: impl Into<u16>) -> Result<T, DecodeError> {
+    Err(DecodeError::Value {
+        field,
+        value: value.into(),
+    })
+}
+
+/// Decodes one record. It need not be aligned.
+pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
+    let raw =
+        RawEvent::read_from_bytes(record).map_err(|_| DecodeError::Size(record.len()))?;
+    let conn = &raw.conn;
+    let kind = kind(raw.r#type)?;
+
+    Ok(Event {
+        kind,
+        time: raw.time,
+        id: ConnectionId {
+            cookie: conn.cookie,
+            life: conn.life,
+        },
+        role: role(conn.role)?,
+        owner: Process {
+            pid: conn.owner.pid,
+            tid: conn.owner.tid,
+            uid: conn.owner.uid,
+            comm: Comm::new(conn.owner.comm),
+            cgroup_id: conn.owner.cgroup_id,
+            mntns: conn.owner.mntns,
+        },
+        source: source(conn.source)?,
+        closer: (conn.closer_pid != 0).then(|| Closer {
+            pid: conn.closer_pid,
+            comm: Comm::new(conn.closer_comm),
+        }),
+        netns: conn.netns,
+        local: address(conn.family, conn.local, conn.local_port)?,
+        remote: address(conn.family, conn.remote, conn.remote_port)?,
+        syn: known(conn.t_syn),
+        established: known(conn.t_established),
+        accepted: known(conn.t_accepted),
+        first_fin: known(conn.t_fin),
+        reason: reason(conn.reason)?,
+        errno: conn.error,
+        counters: (raw.counted != 0).then_some(Counters {
+            bytes_sent: raw.bytes_sent,
+            bytes_received: raw.bytes_received,
+            segments_sent: raw.segs_out,
+            segments_received: raw.segs_in,
+            retransmits: raw.retransmits,
+            srtt_us: raw.srtt_us,
+        }),
+    })
+}
+
+fn known(time: Nanos) -> Option<Nanos> {
+    (time != 0).then_some(time)
+}
+
+fn address(family: u16, bytes: [u8; 16], port: u16) -> Result<SocketAddr, DecodeError> {
+    let ip = match family {
+        AF_INET => {
+            let [a, b, c, d, ..] = bytes;
+            IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+        }
+        AF_INET6 => IpAddr::V6(Ipv6Addr::from(bytes)),
+        _ => return unknown("family", family),
+    };
+    Ok(SocketAddr::new(ip, port))
+}
+
+fn kind(value: u8) -> Result<Kind, DecodeError> {
+    Ok(match value {
+        1 => Kind::Connect,
+        2 => Kind::Accept,
+        3 => Kind::Close,
+        4 => Kind::Failed,
+        5 => Kind::Existing,
+        _ => return unknown("type", value),
+    })
+}
+
+fn role(value: u8) -> Result<Role, DecodeError> {
+    Ok(match value {
+        0 => Role::Unknown,
+        1 => Role::Client,
+        2 => Role::Server,
+        _ => return unknown("role", value),
+    })
+}
+
+fn source(value: u8) -> Result<Source, DecodeError> {
+    Ok(match value {
+        0 => Source::Unknown,
+        1 => Source::Connect,
+        2 => Source::Accept,
+        3 => Source::Listener,
+        4 => Source::Snapshot,
+        _ => return unknown("source", value),
+    })
+}
+
+fn reason(value: u8) -> Result<Reason, DecodeError> {
+    Ok(match value {
+        0 => Reason::Unknown,
+        1 => Reason::Local,
+        2 => Reason::Remote,
+        3 => Reason::ResetLocal,
+        4 => Reason::ResetRemote,
+        5 => Reason::Timeout,
+        6 => Reason::Abort,
+        _ => return unknown("reason", value),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn any_record_of_the_right_size_decodes_or_is_refused(
+            bytes in prop::collection::vec(any::<u8>(), EVENT_SIZE),
+            kind in 0u8..8, family in 0u16..12, small in 0u8..8,
+        ) {
+            let mut bytes = bytes;
+            let conn = offset_of!(RawEvent, conn);
+            bytes[offset_of!(RawEvent, r#type)] = kind;
+            bytes[conn + offset_of!(RawConn, family)..][..2].copy_from_slice(&family.to_ne_bytes());
+            bytes[conn + offset_of!(RawConn, role)] = small % 3;
+            bytes[conn + offset_of!(RawConn, source)] = small % 5;
+            bytes[conn + offset_of!(RawConn, reason)] = small % 7;
+            let valid = (1..=5).contains(&kind) && (family == AF_INET || family == AF_INET6);
+            prop_assert_eq!(decode(&bytes).is_ok(), valid);
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_short_or_long_is_refused() {
+        for size in [0, 8, EVENT_SIZE - 1, EVENT_SIZE + 1] {
+            assert_eq!(decode(&vec![0; size]), Err(DecodeError::Size(size)));
+        }
+    }
+
+    #[test]
+    fn a_misaligned_record_decodes() {
+        let mut bytes = vec![0u8; EVENT_SIZE + 1];
+        bytes[1 + offset_of!(RawEvent, r#type)] = 1;
+        let family = 1 + offset_of!(RawEvent, conn) + offset_of!(RawConn, family);
+        bytes[family..][..2].copy_from_slice(&AF_INET.to_ne_bytes());
+        assert_eq!(decode(&bytes[1..]).map(|e| e.kind), Ok(Kind::Connect));
+    }
+}

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Who accepted. Runs in the accepting process, after the kernel's accept, without the
+ * socket lock and with untrusted pointers: every read of the socket is a probe read.
+ */
+#ifndef TT_ACCEPT_BPF_H
+#define TT_ACCEPT_BPF_H
+
+/* The TCP socket behind a file descriptor of the current process, or NULL. */
+static __always_inline struct sock *sock_of_fd(__u32 fd)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct file **files = BPF_CORE_READ(table, fd), *file = NULL;
+	struct socket *socket;
+	struct sock *sk;
+
+	if (fd >= BPF_CORE_READ(table, max_fds))
+		return NULL;
+	bpf_probe_read_kernel(&file, sizeof(file), files + fd);
+	if (!file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return NULL;
+	socket = BPF_CORE_READ(file, private_data);
+	sk = BPF_CORE_READ(socket, sk);
+	if (sk && BPF_CORE_READ(sk, sk_protocol) == IPPROTO_MPTCP)
+		sk = BPF_CORE_READ((struct mptcp_sock *)sk, first);
+	return sk;
+}
+
+static __always_inline void probe_tuple(struct tt_conn *conn, struct sock *sk)
+{
+	conn->remote_port = __builtin_bswap16(BPF_CORE_READ(sk, __sk_common.skc_dport));
+	conn->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
+	if (conn->family == AF_INET) {
+		BPF_CORE_READ_INTO((__be32 *)conn->local, sk, __sk_common.skc_rcv_saddr);
+		BPF_CORE_READ_INTO((__be32 *)conn->remote, sk, __sk_common.skc_daddr);
+	} else {
+		BPF_CORE_READ_INTO((struct in6_addr *)conn->local, sk,
+				   __sk_common.skc_v6_rcv_saddr);
+		BPF_CORE_READ_INTO((struct in6_addr *)conn->remote, sk,
+				   __sk_common.skc_v6_daddr);
+	}
+}
+
+/*
+ * An accepted socket without state: established before tracing or while our program
+ * was being skipped, or a TFO child whose handshake is not over.
+ */
+static __noinline void adopt_accepted(struct sock *sk)
+{
+	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	__u64 key = (__u64)sk, now;
+	struct tt_conn conn = {};
+
+	conn.family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	conn.netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+	if (state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN ||
+	    BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP || !follows(conn.family, conn.netns))
+		return;
+	now = bpf_ktime_get_ns();
+	conn.cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+	conn.t_accepted = now;
+	conn.role = TT_ROLE_SERVER;
+	conn.source = TT_SOURCE_ACCEPT;
+	read_process(bpf_get_current_task_btf(), &conn.owner);
+	probe_tuple(&conn, sk);
+	conn.opened = state != BPF_TCP_SYN_RECV;
+	/* A cookie is made on demand, which is not possible here. */
+	if (!conn.cookie)
+		conn.cookie = TT_MADE_UP_ID | now << 8 | (__u8)bpf_get_smp_processor_id();
+	if (bpf_map_update_elem(&conns, &key, &conn, BPF_NOEXIST)) {
+		count(TT_MAP_FULL);
+		return;
+	}
+	if (conn.opened)
+		emit_opened(&conn, TT_ACCEPT, now);
+}
+
+/* adopt: whether the caller is sure that the socket has just been accepted. */
+static __always_inline void on_accepted(struct sock *sk, bool adopt)
+{
+	__u64 key = (__u64)sk, cookie;
+	struct tt_conn *conn;
+
+	if (!sk)
+		return;
+	conn = bpf_map_lookup_elem(&conns, &key);
+	if (!conn) {
+		if (adopt)
+			adopt_accepted(sk);
+		return;
+	}
+	cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+	if (conn->opened || conn->role != TT_ROLE_SERVER || conn->cookie != cookie)
+		return;
+	conn->t_accepted = bpf_ktime_get_ns();
+	conn->source = TT_SOURCE_ACCEPT;
+	read_process(bpf_get_current_task_btf(), &conn->owner);
+	/* In this order, so that the end is never in the ring before the accept. */
+	emit_opened(conn, TT_ACCEPT, conn->t_accepted);
+	conn->opened = 1;
+}
+
+#endif

@@ -1,0 +1,374 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The life of a connection, from the transitions of its socket.
+ *
+ * Each function stands for one transition and runs with the socket locked, so the
+ * writers of an entry are serialised; only the accept hook (accept.bpf.h) is not.
+ * tp_btf programs are skipped while they already run on the CPU, which happens to
+ * softirq transitions that interrupt one in process context. So a function never
+ * relies on the ones before it having run: it first makes up for what is missing.
+ */
+#ifndef TT_CONN_BPF_H
+#define TT_CONN_BPF_H
+
+static __always_inline __u32 netns_of(struct sock *sk)
+{
+	return sk->__sk_common.skc_net.net->ns.inum;
+}
+
+static __always_inline bool has_flag(struct sock *sk, int bit)
+{
+	return (sk->__sk_common.skc_flags >> bit) & 1;
+}
+
+static __always_inline void copy_in6(__u8 *to, const struct in6_addr *from)
+{
+	__be32 *words = (__be32 *)to;
+
+	words[0] = from->in6_u.u6_addr32[0];
+	words[1] = from->in6_u.u6_addr32[1];
+	words[2] = from->in6_u.u6_addr32[2];
+	words[3] = from->in6_u.u6_addr32[3];
+}
+
+/*
+ * Complete from SYN_SENT's end until the socket is disconnected. The source port is
+ * inet_sport: skc_num is 0 once the port was given back.
+ */
+static __always_inline void read_tuple(struct tt_conn *conn, struct sock *sk)
+{
+	conn->family = sk->__sk_common.skc_family;
+	conn->remote_port = __builtin_bswap16(sk->__sk_common.skc_dport);
+	conn->local_port = __builtin_bswap16(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
+	if (conn->family == AF_INET) {
+		*(__be32 *)conn->local = sk->__sk_common.skc_rcv_saddr;
+		*(__be32 *)conn->remote = sk->__sk_common.skc_daddr;
+	} else {
+		copy_in6(conn->local, &sk->__sk_common.skc_v6_rcv_saddr);
+		copy_in6(conn->remote, &sk->__sk_common.skc_v6_daddr);
+	}
+}
+
+/* In process context only. A kernel thread that drops the last reference closes for others. */
+static __always_inline void capture_closer(struct tt_conn *conn)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	if (conn->closer_pid || (task->flags & PF_KTHREAD))
+		return;
+	conn->closer_pid = task->tgid;
+	read_comm(task, conn->closer_comm);
+	if (filters_processes() && conn->closer_pid != conn->owner.pid) {
+		struct tt_process closer = {};
+
+		read_process(task, &closer);
+		conn->closer_selected = selected(&closer);
+	}
+}
+
+static __always_inline void report_closed(struct tt_conn *conn, struct sock *sk)
+{
+	conn->reported = 1;
+	emit_ended(conn, TT_CLOSE, sk);
+}
+
+/*
+ * The entry belongs to an earlier socket at the same address, whose end was missed
+ * altogether. Report it with what is known and free the entry.
+ */
+static __noinline void retire(struct tt_conn *conn, __u64 key)
+{
+	if (!conn)
+		return;
+	if (conn->opened && !conn->reported) {
+		if (!conn->t_closed)
+			conn->t_closed = bpf_ktime_get_ns();
+		report_closed(conn, NULL);
+	}
+	bpf_map_delete_elem(&conns, &key);
+}
+
+/*
+ * The connection of this socket, or NULL. Slab addresses are used again at once, so
+ * the cookie has to agree, or the peer's port where the accept hook made one up.
+ */
+static __always_inline struct tt_conn *find(struct sock *sk)
+{
+	__u64 key = (__u64)sk;
+	struct tt_conn *conn = bpf_map_lookup_elem(&conns, &key);
+
+	if (!conn)
+		return NULL;
+	if (conn->cookie == (__u64)sk->__sk_common.skc_cookie.counter)
+		return conn;
+	if ((conn->cookie & TT_MADE_UP_ID) && conn->remote_port == __builtin_bswap16(sk->__sk_common.skc_dport))
+		return conn;
+	retire(conn, key);
+	return NULL;
+}
+
+static __always_inline void insert(struct sock *sk, struct tt_conn *conn)
+{
+	__u64 key = (__u64)sk;
+
+	if (!bpf_map_update_elem(&conns, &key, conn, BPF_NOEXIST))
+		return;
+
+	struct tt_conn *old = bpf_map_lookup_elem(&conns, &key);
+
+	if (old) {
+		if (old->cookie == conn->cookie)
+			conn->life = old->life + 1;
+		retire(old, key);
+	}
+	if (bpf_map_update_elem(&conns, &key, conn, BPF_ANY))
+		count(TT_MAP_FULL);
+}
+
+/* A file refers to the socket: a child that has none waits in the accept queue. */
+static __always_inline bool is_grafted(struct sock *sk)
+{
+	return sk->sk_socket != NULL;
+}
+
+static __always_inline void report_opened(struct tt_conn *conn, __u64 time)
+{
+	conn->opened = 1;
+	emit_opened(conn, conn->role == TT_ROLE_CLIENT ? TT_CONNECT : TT_ACCEPT, time);
+}
+
+/* A later transition shows that the handshake completed although we did not see it. */
+static __always_inline void heal_connect(struct tt_conn *conn, struct sock *sk)
+{
+	if (conn->opened || conn->role != TT_ROLE_CLIENT)
+		return;
+	read_tuple(conn, sk);
+	report_opened(conn, bpf_ktime_get_ns());
+}
+
+/*
+ * The application closes a connection that no hook saw it accept. Only from its own
+ * close or after it: in softirq the accept may still be on its way to our hook.
+ */
+static __always_inline void heal_accept(struct tt_conn *conn)
+{
+	if (!conn->opened && conn->role == TT_ROLE_SERVER)
+		report_opened(conn, bpf_ktime_get_ns());
+}
+
+/* CLOSE -> SYN_SENT, in the connecting process. The source port is not chosen yet. */
+static __always_inline void on_syn_sent(struct sock *sk)
+{
+	struct tt_conn conn = {};
+
+	conn.family = sk->__sk_common.skc_family;
+	conn.netns = netns_of(sk);
+	if (!follows(conn.family, conn.netns))
+		return;
+	conn.cookie = bpf_get_socket_cookie(sk);
+	conn.t_syn = bpf_ktime_get_ns();
+	conn.role = TT_ROLE_CLIENT;
+	conn.source = TT_SOURCE_CONNECT;
+	read_process(bpf_get_current_task_btf(), &conn.owner);
+	insert(sk, &conn);
+}
+
+/* -> LISTEN, in the process that listens. */
+static __always_inline void on_listen(struct sock *sk)
+{
+	struct tt_process *owner;
+
+	if (!tt_config.inherit_listener)
+		return;
+	owner = bpf_sk_storage_get(&listeners, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (owner)
+		read_process(bpf_get_current_task_btf(), owner);
+}
+
+/* SYN_RECV -> ESTABLISHED of a socket that did not connect: it was accepted for. */
+static __always_inline void on_passive_established(struct sock *sk)
+{
+	struct tt_conn conn = {};
+	struct tt_process *owner = NULL;
+
+	conn.netns = netns_of(sk);
+	if (!follows(sk->__sk_common.skc_family, conn.netns))
+		return;
+	conn.cookie = bpf_get_socket_cookie(sk);
+	conn.t_established = bpf_ktime_get_ns();
+	conn.role = TT_ROLE_SERVER;
+	read_tuple(&conn, sk);
+	if (tt_config.inherit_listener)
+		owner = bpf_sk_storage_get(&listeners, sk, NULL, 0);
+	if (owner) {
+		conn.owner = *owner;
+		conn.source = TT_SOURCE_LISTENER;
+	}
+	insert(sk, &conn);
+}
+
+static __always_inline void on_established(struct sock *sk, int from)
+{
+	struct tt_conn *conn = find(sk);
+
+	if (!conn) {
+		if (from == BPF_TCP_SYN_RECV)
+			on_passive_established(sk);
+		return;
+	}
+	if (conn->opened)
+		return;
+	/* A client, or a TFO child that was accepted before the handshake was over. */
+	conn->cookie = bpf_get_socket_cookie(sk);
+	conn->t_established = bpf_ktime_get_ns();
+	read_tuple(conn, sk);
+	if (conn->role == TT_ROLE_CLIENT || conn->t_accepted)
+		report_opened(conn, conn->t_established);
+}
+
+/* -> FIN_WAIT1: this side closes first. -> LAST_ACK: it closes after the peer. */
+static __always_inline void on_local_fin(struct sock *sk, int to)
+{
+	struct tt_conn *conn = find(sk);
+
+	if (!conn)
+		return;
+	heal_connect(conn, sk);
+	if (to == BPF_TCP_FIN_WAIT1 && !conn->t_fin) {
+		conn->t_fin = bpf_ktime_get_ns();
+		conn->reason = TT_REASON_LOCAL;
+	}
+	if (is_grafted(sk)) {
+		heal_accept(conn);
+		capture_closer(conn);
+	}
+}
+
+/* ESTABLISHED -> CLOSE_WAIT: the peer closes first. */
+static __always_inline void on_remote_fin(struct sock *sk)
+{
+	struct tt_conn *conn = find(sk);
+
+	if (!conn)
+		return;
+	heal_connect(conn, sk);
+	if (!conn->t_fin) {
+		conn->t_fin = bpf_ktime_get_ns();
+		conn->reason = TT_REASON_REMOTE;
+	}
+}
+
+/* The RST, timeout or abort that ended it, unless it ended by FINs: then UNKNOWN. */
+static __always_inline __u8 broken_by(struct sock *sk, int from, int error)
+{
+	bool local_fin_only = from == BPF_TCP_FIN_WAIT1 || from == BPF_TCP_FIN_WAIT2;
+
+	switch (error) {
+	case 0:
+		if (from == BPF_TCP_ESTABLISHED || from == BPF_TCP_CLOSE_WAIT)
+			return TT_REASON_RESET_LOCAL;
+		/* Half closed and still held by a process: TIME_WAIT would need the peer's FIN. */
+		if (local_fin_only && !has_flag(sk, SOCK_DONE_BIT) && !has_flag(sk, SOCK_DEAD_BIT))
+			return TT_REASON_RESET_LOCAL;
+		return TT_REASON_UNKNOWN;
+	case ECONNRESET:
+	case EPIPE:
+		/* Data for a socket that was closed in full: the kernel resets both ends. */
+		if (local_fin_only && (sk->sk_shutdown & RCV_SHUTDOWN))
+			return TT_REASON_UNKNOWN;
+		return TT_REASON_RESET_REMOTE;
+	case ECONNREFUSED:
+		return from == BPF_TCP_SYN_SENT ? TT_REASON_RESET_REMOTE : TT_REASON_TIMEOUT;
+	case ETIMEDOUT:
+	case EHOSTUNREACH:
+	case ENETUNREACH:
+		return TT_REASON_TIMEOUT;
+	case ECONNABORTED:
+		return TT_REASON_ABORT;
+	default:
+		return TT_REASON_UNKNOWN;
+	}
+}
+
+static __always_inline void on_failed(struct tt_conn *conn, struct sock *sk)
+{
+	conn->reported = 1;
+	if (!tt_config.failed)
+		return;
+	read_tuple(conn, sk);
+	emit_ended(conn, TT_FAILED, NULL);
+}
+
+/* -> CLOSE. sk_err is already set; the counters are final, the tuple may go next. */
+static __always_inline void on_closed(struct sock *sk, int from)
+{
+	struct tt_conn *conn = find(sk);
+	__u64 key = (__u64)sk;
+	__u8 broken;
+
+	if (!conn) {
+		if (from != BPF_TCP_SYN_SENT && from != BPF_TCP_SYN_RECV && is_grafted(sk) &&
+		    follows(sk->__sk_common.skc_family, netns_of(sk)))
+			count(TT_UNTRACKED);
+		return;
+	}
+	if (conn->closed)
+		return;
+	conn->closed = 1;
+	conn->t_closed = bpf_ktime_get_ns();
+	conn->error = sk->sk_err;
+	broken = broken_by(sk, from, conn->error);
+	if (broken != TT_REASON_UNKNOWN)
+		conn->reason = broken;
+	/* Without an error it was a system call that ended it; after FINs the closer is known. */
+	if ((broken == TT_REASON_RESET_LOCAL || broken == TT_REASON_ABORT ||
+	     (from == BPF_TCP_SYN_SENT && !conn->error)) && is_grafted(sk))
+		capture_closer(conn);
+
+	if (conn->role == TT_ROLE_CLIENT && !conn->opened &&
+	    (from == BPF_TCP_SYN_SENT || from == BPF_TCP_SYN_RECV)) {
+		if (!conn->error)
+			conn->reason = TT_REASON_LOCAL;
+		on_failed(conn, sk);
+	} else {
+		heal_connect(conn, sk);
+		if (conn->opened)
+			report_closed(conn, sk);
+		else
+			/* Reset in the accept queue; it may be accepted yet. */
+			conn->grafted = is_grafted(sk);
+	}
+	/* A socket that a process still holds may connect again: tcp_destroy_sock ends it. */
+	if (conn->reported && has_flag(sk, SOCK_DEAD_BIT))
+		bpf_map_delete_elem(&conns, &key);
+}
+
+/* The socket goes away: report what was missed until now. */
+static __always_inline void on_destroyed(struct sock *sk)
+{
+	struct tt_conn *conn = find(sk);
+	__u64 key = (__u64)sk;
+
+	if (!conn)
+		return;
+	if (!conn->closed) {
+		struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+		conn->t_closed = bpf_ktime_get_ns();
+		conn->error = sk->sk_err;
+		if (conn->error)
+			conn->reason = broken_by(sk, BPF_TCP_ESTABLISHED, conn->error);
+		/* The peer acknowledged our SYN: it was established. */
+		if (tp && tp->bytes_acked)
+			heal_connect(conn, sk);
+		if (conn->role == TT_ROLE_CLIENT && !conn->opened)
+			on_failed(conn, sk);
+	}
+	if (conn->grafted)
+		heal_accept(conn);
+	if (conn->opened && !conn->reported)
+		report_closed(conn, sk);
+	bpf_map_delete_elem(&conns, &key);
+}
+
+#endif

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The ABI between the programs and the reader.
+ *
+ * agent/src/bpf/wire.rs mirrors these structures; the build fails when a field's
+ * offset or a size differs. Integers are in host byte order, addresses in network
+ * order, times in nanoseconds of CLOCK_MONOTONIC with 0 for "not known". Every byte
+ * of a record is initialised.
+ */
+#ifndef TT_EVENT_H
+#define TT_EVENT_H
+
+enum tt_type {
+	TT_CONNECT = 1,
+	TT_ACCEPT = 2,
+	TT_CLOSE = 3,
+	TT_FAILED = 4,   /* a connect that never was established */
+	TT_EXISTING = 5, /* open when tracing started; sent by the snapshot only */
+};
+
+enum tt_role {
+	TT_ROLE_UNKNOWN = 0,
+	TT_ROLE_CLIENT = 1,
+	TT_ROLE_SERVER = 2,
+};
+
+/* How the owner of a connection is known. */
+enum tt_source {
+	TT_SOURCE_UNKNOWN = 0,
+	TT_SOURCE_CONNECT = 1,  /* it called connect */
+	TT_SOURCE_ACCEPT = 2,   /* it called accept */
+	TT_SOURCE_LISTENER = 3, /* it called listen; who accepted was not seen */
+	TT_SOURCE_SNAPSHOT = 4, /* it held the socket when tracing started */
+};
+
+enum tt_reason {
+	TT_REASON_UNKNOWN = 0,
+	TT_REASON_LOCAL = 1,        /* this side sent the first FIN */
+	TT_REASON_REMOTE = 2,       /* the peer sent the first FIN */
+	TT_REASON_RESET_LOCAL = 3,  /* this side aborted with a RST */
+	TT_REASON_RESET_REMOTE = 4, /* a RST was received */
+	TT_REASON_TIMEOUT = 5,      /* the peer stopped answering */
+	TT_REASON_ABORT = 6,        /* the socket was destroyed from outside (ss -K) */
+};
+
+#define TT_COMM_LEN 16
+#define TT_MADE_UP_ID (1ULL << 63)
+
+/* A process, captured while it was the current one. */
+struct tt_process {
+	__u64 cgroup_id; /* cgroup v2 */
+	__u32 pid;       /* thread group, in the initial pid namespace */
+	__u32 tid;
+	__u32 uid;
+	__u32 mntns;
+	char comm[TT_COMM_LEN]; /* of the thread */
+};
+
+/* What is known of a connection: the state kept per socket, sent as it is. */
+struct tt_conn {
+	__u64 cookie; /* of the socket; TT_MADE_UP_ID set: made up for want of one */
+	__u64 t_syn;
+	__u64 t_established;
+	__u64 t_accepted;
+	__u64 t_fin; /* the first FIN, sent or received */
+	__u64 t_closed;
+	struct tt_process owner;
+	__u8 local[16]; /* the first 4 bytes for AF_INET */
+	__u8 remote[16];
+	__u32 netns; /* of the socket */
+	__u32 closer_pid; /* 0 unless a process closed it */
+	char closer_comm[TT_COMM_LEN];
+	__u16 family;
+	__u16 local_port;
+	__u16 remote_port;
+	__u16 error; /* errno that ended the connection, or 0 */
+	__u16 life; /* how often this socket had tried to connect before */
+	__u8 role;
+	__u8 source;
+	__u8 reason;
+	/*
+	 * Progress. Bytes of their own, because the accept hook does not hold the
+	 * socket lock that serialises the other writers.
+	 */
+	__u8 opened;   /* connect, accept or snapshot has been reported */
+	__u8 closed;   /* the socket has reached TCP_CLOSE */
+	__u8 reported; /* the end has been reported */
+	__u8 grafted;  /* reached TCP_CLOSE while a file referred to it */
+	__u8 closer_selected; /* the closer passes the filters, whatever the owner does */
+	__u8 pad[6];
+};
+
+struct tt_event {
+	__u64 time;
+	struct tt_conn conn;
+	__u64 bytes_sent; /* payload, retransmissions not counted twice */
+	__u64 bytes_received;
+	__u32 segs_out;
+	__u32 segs_in;
+	__u32 retransmits;
+	__u32 srtt_us;
+	__u8 type;
+	__u8 counted; /* the six counters above are valid */
+	__u8 pad[6];
+};
+
+/* What could not be done, counted per CPU; indices of the counters map. */
+enum tt_counter {
+	TT_RING_FULL = 0, /* an event had no room in the ring */
+	TT_MAP_FULL = 1,  /* a connection had no room in the state map */
+	TT_UNTRACKED = 2, /* a connection ended that no state was kept for */
+	TT_COUNTERS,
+};
+
+/* Set before load, constant afterwards. 0 turns a filter off. */
+struct tt_config {
+	__u32 pid;
+	__u32 netns;
+	__u16 family;
+	__u8 by_cgroup;
+	__u8 by_mntns;
+	__u8 failed;           /* report failed connects */
+	__u8 list_existing;    /* the snapshot reports what it finds */
+	__u8 inherit_listener; /* listener storage is usable (5.11) */
+	__u8 pad;
+};
+
+_Static_assert(sizeof(struct tt_process) == 40, "tt_process has a hole");
+_Static_assert(sizeof(struct tt_conn) == 168, "tt_conn has a hole");
+_Static_assert(sizeof(struct tt_event) == 216, "tt_event has a hole");
+_Static_assert(sizeof(struct tt_config) == 16, "tt_config has a hole");
+
+#endif

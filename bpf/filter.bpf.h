@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Which sockets are followed at all, and which processes' events are sent. */
+#ifndef TT_FILTER_BPF_H
+#define TT_FILTER_BPF_H
+
+/* Filters that cannot change during the life of a socket: no state is kept for others. */
+static __always_inline bool follows(__u16 family, __u32 netns)
+{
+	if (tt_config.family && family != tt_config.family)
+		return false;
+	if (tt_config.netns && netns != tt_config.netns)
+		return false;
+	return true;
+}
+
+/* A cgroup is selected by its own id or by that of any cgroup above it. */
+static __always_inline bool cgroup_selected(__u64 id)
+{
+	for (int i = 0; i < TT_MAX_CGROUP_DEPTH; i++) {
+		__u64 *parent;
+
+		if (bpf_map_lookup_elem(&cgroupmap, &id))
+			return true;
+		parent = bpf_map_lookup_elem(&cgroup_parents, &id);
+		if (!parent)
+			return false;
+		id = *parent;
+	}
+	return false;
+}
+
+/* Asked anew for each event, because the maps may be edited while tracing. */
+static __always_inline bool selected(const struct tt_process *process)
+{
+	if (tt_config.pid && process->pid != tt_config.pid)
+		return false;
+	if (tt_config.by_cgroup && !cgroup_selected(process->cgroup_id))
+		return false;
+	if (tt_config.by_mntns) {
+		__u64 mntns = process->mntns;
+
+		if (!bpf_map_lookup_elem(&mntnsmap, &mntns))
+			return false;
+	}
+	return true;
+}
+
+static __always_inline bool filters_processes(void)
+{
+	return tt_config.pid || tt_config.by_cgroup || tt_config.by_mntns;
+}
+
+#endif

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* All state, and the one place where loss is counted. */
+#ifndef TT_MAPS_BPF_H
+#define TT_MAPS_BPF_H
+
+const volatile struct tt_config tt_config = {};
+
+/*
+ * The reader sets this before it blocks; the next event clears it and wakes the
+ * reader. While it is 0 the reader comes by on a timer and nobody wakes it.
+ */
+volatile __u32 tt_reader_parked = 0;
+
+/* Names the ABI in BTF, so that the generated skeleton has it. Never written. */
+struct tt_event *tt_abi_event = NULL;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 8 << 20);
+} events SEC(".maps");
+
+/*
+ * Connections by the address of their socket. Preallocated: an insert cannot fail
+ * for want of memory, only for want of a free entry, and that is counted.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, __u64);
+	__type(value, struct tt_conn);
+} conns SEC(".maps");
+
+/* Who called listen. The kernel copies it into every socket the listener spawns. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, struct tt_process);
+} listeners SEC(".maps");
+
+/* Replaced by the user's maps; the values are never read. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u64);
+	__type(value, __u64);
+} cgroupmap SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u64);
+	__type(value, __u32);
+} mntnsmap SEC(".maps");
+
+/*
+ * The parent of each cgroup that has owned a connection, so that events in softirq
+ * can be matched against a parent. A cgroup never changes its parent and its id is
+ * not used again, so an entry cannot become wrong.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, __u64);
+	__type(value, __u64);
+} cgroup_parents SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, TT_COUNTERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+/* The snapshot's first pass: ports somebody listens on, as netns << 16 | port. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u64);
+	__type(value, __u8);
+} listening_ports SEC(".maps");
+
+/* Atomic: softirq may interrupt the addition on the same CPU. */
+static __always_inline void count(__u32 what)
+{
+	__u64 *n = bpf_map_lookup_elem(&counters, &what);
+
+	if (n)
+		__sync_fetch_and_add(n, 1);
+}
+
+#endif

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Identity of processes. Only meaningful where the task is known to be the actor. */
+#ifndef TT_PROCESS_BPF_H
+#define TT_PROCESS_BPF_H
+
+#define TT_MAX_CGROUP_DEPTH 32
+
+/* Remember the chain of parents up to the first one that is known already. */
+static __always_inline void remember_cgroup_parents(struct task_struct *task)
+{
+	struct cgroup *cgroup = task->cgroups->dfl_cgrp;
+
+	for (int i = 0; i < TT_MAX_CGROUP_DEPTH; i++) {
+		/* `self` is the first member of a cgroup. */
+		struct cgroup *parent = (struct cgroup *)BPF_CORE_READ(cgroup, self.parent);
+		__u64 id = BPF_CORE_READ(cgroup, kn, id);
+		__u64 parent_id;
+
+		if (!parent || bpf_map_lookup_elem(&cgroup_parents, &id))
+			return;
+		parent_id = BPF_CORE_READ(parent, kn, id);
+		bpf_map_update_elem(&cgroup_parents, &id, &parent_id, BPF_ANY);
+		cgroup = parent;
+	}
+}
+
+/* io_uring's own threads are called iou-*; their leader has the name people know. */
+static __always_inline void read_comm(struct task_struct *task, char *comm)
+{
+	if (task->flags & PF_IO_WORKER)
+		bpf_probe_read_kernel(comm, TT_COMM_LEN, task->group_leader->comm);
+	else
+		bpf_probe_read_kernel(comm, TT_COMM_LEN, task->comm);
+}
+
+static __always_inline void read_process(struct task_struct *task, struct tt_process *process)
+{
+	process->cgroup_id = task->cgroups->dfl_cgrp->kn->id;
+	process->pid = task->tgid;
+	process->tid = task->pid;
+	process->uid = task->cred->uid.val;
+	/* An exiting task has no nsproxy any more: this reads 0, which no map holds. */
+	process->mntns = task->nsproxy->mnt_ns->ns.inum;
+	read_comm(task, process->comm);
+	if (tt_config.by_cgroup)
+		remember_cgroup_parents(task);
+}
+
+#endif

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Sockets that were there before us, in every network namespace, with the first
+ * process that holds them. Runs once, after the tracing programs are attached, in two
+ * passes: the listeners tell which of the connections were accepted.
+ */
+#ifndef TT_SNAPSHOT_BPF_H
+#define TT_SNAPSHOT_BPF_H
+
+/*
+ * The iterator holds the file, so the socket cannot be destroyed meanwhile. MPTCP is
+ * left out: its TCP subflows are not reachable with a pointer the helpers accept.
+ */
+static __always_inline struct sock *tcp_sock_of_file(struct file *file)
+{
+	struct socket *socket = file ? bpf_sock_from_file(file) : NULL;
+	struct sock *sk = socket ? socket->sk : NULL;
+
+	return sk && sk->sk_protocol == IPPROTO_TCP ? sk : NULL;
+}
+
+static __always_inline __u64 listening_port(__u32 netns, __u16 port)
+{
+	return (__u64)netns << 16 | port;
+}
+
+static __always_inline void seed_listener(struct task_struct *task, struct sock *sk)
+{
+	__u64 port = listening_port(netns_of(sk), sk->__sk_common.skc_num);
+	struct tt_process *owner;
+	__u8 present = 1;
+
+	if (sk->__sk_common.skc_state != BPF_TCP_LISTEN)
+		return;
+	bpf_map_update_elem(&listening_ports, &port, &present, BPF_ANY);
+	if (!tt_config.inherit_listener || bpf_sk_storage_get(&listeners, sk, NULL, 0))
+		return;
+	owner = bpf_sk_storage_get(&listeners, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (owner)
+		read_process(task, owner);
+}
+
+static __always_inline void seed_connection(struct task_struct *task, struct sock *sk,
+					    struct seq_file *out)
+{
+	__u8 state = sk->__sk_common.skc_state;
+	__u64 key = (__u64)sk, port;
+	struct tt_event event = {};
+	struct tt_conn *conn = &event.conn;
+
+	if (state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN || state == BPF_TCP_SYN_RECV)
+		return;
+	conn->netns = netns_of(sk);
+	if (!follows(sk->__sk_common.skc_family, conn->netns))
+		return;
+	conn->cookie = bpf_get_socket_cookie(sk);
+	read_process(task, &conn->owner);
+	read_tuple(conn, sk);
+	port = listening_port(conn->netns, conn->local_port);
+	if (state == BPF_TCP_SYN_SENT) {
+		/* Not open yet: the connect will be reported when it is. */
+		conn->role = TT_ROLE_CLIENT;
+		conn->source = TT_SOURCE_CONNECT;
+	} else {
+		conn->role = bpf_map_lookup_elem(&listening_ports, &port) ? TT_ROLE_SERVER
+									    : TT_ROLE_CLIENT;
+		conn->source = TT_SOURCE_SNAPSHOT;
+		conn->opened = 1;
+		if (state == BPF_TCP_CLOSE_WAIT || state == BPF_TCP_LAST_ACK)
+			conn->reason = TT_REASON_REMOTE;
+		else if (state != BPF_TCP_ESTABLISHED)
+			conn->reason = TT_REASON_LOCAL;
+	}
+	switch (bpf_map_update_elem(&conns, &key, conn, BPF_NOEXIST)) {
+	case 0:
+		break;
+	case -EEXIST:
+		return;
+	default:
+		count(TT_MAP_FULL);
+		return;
+	}
+	/* It may have been reset before the entry was there for the hook to find. */
+	if (sk->__sk_common.skc_state == BPF_TCP_CLOSE) {
+		bpf_map_delete_elem(&conns, &key);
+		return;
+	}
+	if (tt_config.list_existing && conn->opened && selected(&conn->owner)) {
+		event.time = bpf_ktime_get_ns();
+		event.type = TT_EXISTING;
+		fill_counters(&event, sk);
+		bpf_seq_write(out, &event, sizeof(event));
+	}
+}
+
+#endif

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * The hooks. Each one finds the socket and the transition; what follows from it is in
+ * conn.bpf.h (the state machine), accept.bpf.h and snapshot.bpf.h.
+ */
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+#include "event.h"
+#include "maps.bpf.h"
+#include "process.bpf.h"
+#include "filter.bpf.h"
+#include "emit.bpf.h"
+#include "conn.bpf.h"
+#include "accept.bpf.h"
+#include "snapshot.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(tt_set_state, struct sock *sk, int from, int to)
+{
+	if (sk->sk_protocol != IPPROTO_TCP)
+		return 0;
+	switch (to) {
+	case BPF_TCP_SYN_SENT:
+		on_syn_sent(sk);
+		break;
+	case BPF_TCP_ESTABLISHED:
+		on_established(sk, from);
+		break;
+	case BPF_TCP_FIN_WAIT1:
+	case BPF_TCP_LAST_ACK:
+		on_local_fin(sk, to);
+		break;
+	case BPF_TCP_CLOSE_WAIT:
+		on_remote_fin(sk);
+		break;
+	case BPF_TCP_CLOSE:
+		if (from != BPF_TCP_LISTEN && from != BPF_TCP_CLOSE)
+			on_closed(sk, from);
+		break;
+	case BPF_TCP_LISTEN:
+		on_listen(sk);
+		break;
+	}
+	return 0;
+}
+
+SEC("tp_btf/tcp_destroy_sock")
+int BPF_PROG(tt_destroy_sock, struct sock *sk)
+{
+	on_destroyed(sk);
+	return 0;
+}
+
+static __always_inline int accept_returned(long fd)
+{
+	if (fd >= 0)
+		on_accepted(sock_of_fd(fd), true);
+	return 0;
+}
+
+SEC("tp/syscalls/sys_exit_accept")
+int tt_exit_accept(struct trace_event_raw_sys_exit *ctx)
+{
+	return accept_returned(ctx->ret);
+}
+
+SEC("tp/syscalls/sys_exit_accept4")
+int tt_exit_accept4(struct trace_event_raw_sys_exit *ctx)
+{
+	return accept_returned(ctx->ret);
+}
+
+/* The arguments became one structure in 6.10, so the result moved. */
+SEC("?fexit/inet_csk_accept")
+int tt_inet_csk_accept(__u64 *ctx)
+{
+	struct sock *sk;
+
+	if (bpf_core_type_exists(struct proto_accept_arg))
+		sk = (struct sock *)ctx[2];
+	else
+		sk = (struct sock *)ctx[4];
+	on_accepted(sk, true);
+	return 0;
+}
+
+/*
+ * Attached only once connections turn up whose accept no other hook saw: every
+ * completion of every ring on the host passes here. A multishot completion does not
+ * say what it is and its result may be no file descriptor at all, so this only ever
+ * touches connections that wait for their accept.
+ */
+SEC("?tp/io_uring/io_uring_complete")
+int tt_io_uring_complete(struct trace_event_raw_io_uring_complete *ctx)
+{
+	__u32 flags = ctx->cflags;
+	int fd = ctx->res;
+
+	if (fd < 0)
+		return 0;
+	if (bpf_core_field_exists(ctx->req)) {
+		struct io_kiocb *req = ctx->req;
+
+		if (req ? BPF_CORE_READ(req, opcode) != IORING_OP_ACCEPT
+			: !(flags & IORING_CQE_F_MORE))
+			return 0;
+	}
+	on_accepted(sock_of_fd(fd), false);
+	return 0;
+}
+
+SEC("iter/task_file")
+int tt_seed_listeners(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct sock *sk = tcp_sock_of_file(ctx->file);
+
+	if (task && sk)
+		seed_listener(task, sk);
+	return 0;
+}
+
+SEC("iter/task_file")
+int tt_seed_connections(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct sock *sk = tcp_sock_of_file(ctx->file);
+
+	if (task && sk)
+		seed_connection(task, sk, ctx->meta->seq);
+	return 0;
+}
