@@ -184,7 +184,12 @@ fn load<'o>(
     skel.maps
         .conns
         .set_max_entries(config.max_connections)
-        .with_context(|| format!("cannot make room for {} connections", config.max_connections))?;
+        .with_context(|| {
+            format!(
+                "cannot make room for {} connections",
+                config.max_connections
+            )
+        })?;
     let filter = &config.filter;
     if let Some(path) = &filter.cgroup_map {
         let map = maps::open_pinned("--cgroupmap", path)?;
@@ -212,7 +217,9 @@ fn choose_programs(skel: &mut OpenTcptracerSkel<'_>, plan: &Plan) {
     progs.tt_inet_csk_accept.set_autoload(plan.fexit_accept);
     progs.tt_exit_accept.set_autoload(plan.syscall_accept);
     progs.tt_exit_accept4.set_autoload(plan.syscall_accept);
-    progs.tt_io_uring_complete.set_autoload(plan.io_uring_accept);
+    progs
+        .tt_io_uring_complete
+        .set_autoload(plan.io_uring_accept);
     progs.tt_seed_listeners.set_autoload(plan.snapshot);
     progs.tt_seed_connections.set_autoload(plan.snapshot);
 }
@@ -267,7 +274,10 @@ fn attach(skel: &TcptracerSkel<'_>, plan: &Plan) -> Result<Vec<Link>> {
 fn snapshot(skel: &TcptracerSkel<'_>) -> Result<Vec<Event>> {
     let mut bytes = Vec::new();
 
-    for prog in [&skel.progs.tt_seed_listeners, &skel.progs.tt_seed_connections] {
+    for prog in [
+        &skel.progs.tt_seed_listeners,
+        &skel.progs.tt_seed_connections,
+    ] {
         let link = prog.attach().context("cannot attach the snapshot")?;
         let mut iter = Iter::new(&link).context("cannot start the snapshot")?;
         read_all(&mut iter, &mut bytes).context("cannot take the snapshot")?;

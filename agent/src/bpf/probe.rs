@@ -168,7 +168,13 @@ impl Facts {
 fn has_tracepoint(name: &str) -> bool {
     ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
         .iter()
-        .any(|root| Path::new(root).join("events").join(name).join("id").exists())
+        .any(|root| {
+            Path::new(root)
+                .join("events")
+                .join(name)
+                .join("id")
+                .exists()
+        })
 }
 
 /// Tells the programs whether they may use listener storage; without, the map is not even made.

@@ -172,8 +172,7 @@ fn unknown<T>(field: &'static str, value: impl Into<u16>) -> Result<T, DecodeErr
 
 /// Decodes one record. It need not be aligned.
 pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
-    let raw =
-        RawEvent::read_from_bytes(record).map_err(|_| DecodeError::Size(record.len()))?;
+    let raw = RawEvent::read_from_bytes(record).map_err(|_| DecodeError::Size(record.len()))?;
     let conn = &raw.conn;
     let kind = kind(raw.r#type)?;
 

@@ -1,0 +1,94 @@
+//! Starts, prints until there is a reason to stop, and stops.
+
+use std::io::{self, BufWriter};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::args::Args;
+use super::output::{self, Output};
+use crate::bpf::{Message, Tracer};
+use crate::event::Losses;
+
+/// Traces until a signal, the end of `--duration` or a closed pipe.
+pub fn run(args: &Args) -> Result<()> {
+    let signalled = signals().context("cannot handle signals")?;
+    let (tracer, messages) = Tracer::start(args.config())?;
+    for shortcoming in tracer.plan().shortcomings() {
+        eprintln!("tcptracer: {shortcoming}");
+    }
+
+    let limit = args.time_limit();
+    let stopper = thread::Builder::new()
+        .name("stopper".into())
+        .spawn(move || {
+            wait(&signalled, limit);
+            tracer.stop()
+        })
+        .context("cannot start a thread")?;
+
+    match print(args, &messages) {
+        Ok(written) => {
+            let lost: Losses = stopper.join().unwrap_or_default();
+            if args.stats {
+                eprintln!("{}", output::stats(written, &lost));
+            }
+            Ok(())
+        }
+        // The reader has seen enough. Everything we hold in the kernel goes with the process.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(e) => Err(e).context("cannot write"),
+    }
+}
+
+/// Something to read from once SIGINT or SIGTERM came. The second one ends the process at once, in
+/// case nobody reads our output any more.
+fn signals() -> io::Result<UnixStream> {
+    let (read, write) = UnixStream::pair()?;
+    let again = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&again))?;
+        signal_hook::flag::register(signal, Arc::clone(&again))?;
+        signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
+    }
+    Ok(read)
+}
+
+/// Returns when there is something to read or the limit is over.
+fn wait(signalled: &UnixStream, limit: Option<Duration>) {
+    let limit = limit.map(|l| Timespec {
+        tv_sec: l.as_secs() as i64,
+        tv_nsec: l.subsec_nanos().into(),
+    });
+    let mut fds = [PollFd::new(signalled, PollFlags::IN)];
+    while poll(&mut fds, limit.as_ref()) == Err(rustix::io::Errno::INTR) {}
+}
+
+/// Writes until the tracer is stopped; returns how many events. A line never waits in the buffer
+/// for the next event.
+fn print(args: &Args, messages: &Receiver<Message>) -> io::Result<u64> {
+    let mut output = Output::start(args, BufWriter::with_capacity(1 << 16, io::stdout().lock()))?;
+    loop {
+        let message = match messages.try_recv() {
+            Ok(message) => message,
+            Err(TryRecvError::Disconnected) => break,
+            Err(TryRecvError::Empty) => {
+                output.flush()?;
+                match messages.recv() {
+                    Ok(message) => message,
+                    Err(_) => break,
+                }
+            }
+        };
+        output.put(&message)?;
+    }
+    output.flush()?;
+    Ok(output.written())
+}
