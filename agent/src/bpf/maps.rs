@@ -7,7 +7,7 @@ use libbpf_rs::{MapCore, MapHandle, MapType};
 use rustix::fs::statfs;
 
 /// `BPF_FS_MAGIC`.
-const BPF_FS: i64 = 0xcafe_4a11;
+const BPF_FS: u64 = 0xcafe_4a11;
 
 /// Opens the map pinned at `path`. It is used as it is: key of 8 bytes, values never looked at.
 ///
@@ -16,7 +16,7 @@ const BPF_FS: i64 = 0xcafe_4a11;
 pub fn open_pinned(option: &str, path: &Path) -> Result<MapHandle> {
     let shown = path.display();
     // Only so much of a missing path exists, so look at its directory.
-    let on_bpffs = |p: &Path| statfs(p).map(|s| s.f_type as i64 == BPF_FS);
+    let on_bpffs = |p: &Path| statfs(p).map(|s| s.f_type as u64 == BPF_FS);
     let parent = match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),

@@ -1,0 +1,44 @@
+# The targets are the steps that CI runs. `make run` and `make test` install what they need.
+
+SHELL := /bin/bash
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+HOST_VAR := $(shell echo '$(HOST)' | tr 'a-z-' 'A-Z_')
+
+# Building never needs root; what is built does.
+ifneq ($(shell id -u),0)
+SUDO := sudo
+export CARGO_TARGET_$(HOST_VAR)_RUNNER := sudo -E
+endif
+
+.PHONY: help run build test lint bench man
+
+help:
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+run: build ## install what is missing, build, and trace (ARGS="-t -x")
+	$(SUDO) target/release/tcptracer $(ARGS)
+
+build: ## build the release binary
+	@scripts/setup.sh build
+	cargo build --release --locked
+
+test: ## run all tests, those that need root as root
+	@scripts/setup.sh test
+	cargo test --locked
+
+lint: ## check format, lints, and that the programs compile for every architecture
+	@scripts/setup.sh lint
+	cargo fmt --all --check
+	cargo clippy --locked --all-targets -- -D warnings
+	@for arch in x86 arm64; do \
+		echo "clang -D__TARGET_ARCH_$$arch bpf/tcptracer.bpf.c"; \
+		clang -g -O2 -mcpu=v2 -target bpf -D__TARGET_ARCH_$$arch -Wall -Wextra \
+			-Wno-unused-parameter -Werror -fsyntax-only bpf/tcptracer.bpf.c || exit; \
+	done
+
+bench: ## compare the cost with an empty program and with tcplife
+	@scripts/setup.sh bench
+	cargo bench --locked --bench cost
+
+man: ## write docs/tcptracer.8 from the definitions of the command line
+	UPDATE_MAN=1 cargo test --locked --test cli

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Installs what is missing for one of: build, test, lint, bench. Does nothing where all is there.
+# Debian and its relatives; elsewhere it names what to install.
+set -euo pipefail
+
+as_root() {
+	if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# Packages whose command or file is missing.
+missing=()
+need_command() {
+	command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing+=("$2")
+}
+need_header() {
+	[ -e "/usr/include/$1" ] || missing+=("$2")
+}
+
+need_command cc gcc
+need_command make make
+need_command pkg-config pkg-config
+need_command clang clang
+need_header libelf.h libelf-dev
+need_header zlib.h zlib1g-dev
+case "${1:?one of: build test lint bench}" in
+build) ;;
+test)
+	need_command ip iproute2
+	need_command setpriv util-linux
+	;;
+lint) need_header bpf/bpf_helpers.h libbpf-dev ;;
+bench)
+	need_command ip iproute2
+	need_command tcplife libbpf-tools
+	;;
+*)
+	echo "setup: $1 is none of: build test lint bench" >&2
+	exit 2
+	;;
+esac
+
+if [ ${#missing[@]} -gt 0 ]; then
+	if ! command -v apt-get >/dev/null 2>&1; then
+		echo "setup: install these first (Debian's names): ${missing[*]}" >&2
+		exit 1
+	fi
+	echo "setup: installing ${missing[*]}" >&2
+	as_root apt-get update -qq
+	as_root env DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+if ! command -v cargo >/dev/null 2>&1; then
+	echo "setup: cargo is missing: install Rust 1.88 or later (https://rustup.rs)" >&2
+	exit 1
+fi
+if [ "$1" = lint ]; then
+	for component in rustfmt clippy; do
+		cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 ||
+			rustup component add "$component"
+	done
+fi
+
+# A container or a minimal system may come without these two.
+if [ "$1" != lint ]; then
+	mountpoint -q /sys/kernel/tracing || as_root mount -t tracefs tracefs /sys/kernel/tracing
+	mountpoint -q /sys/fs/bpf || as_root mount -t bpf bpf /sys/fs/bpf
+fi
