@@ -21,7 +21,8 @@ fn man_page() -> String {
     man.render_title(&mut page).expect("a title");
     man.render_name_section(&mut page).expect("a name");
     man.render_synopsis_section(&mut page).expect("a synopsis");
-    man.render_description_section(&mut page).expect("a description");
+    man.render_description_section(&mut page)
+        .expect("a description");
     man.render_options_section(&mut page).expect("options");
     page.extend(SECTIONS.as_bytes());
     String::from_utf8(page).expect("UTF-8")
@@ -35,7 +36,10 @@ fn the_man_page_is_up_to_date() {
         fs::write(&path, &page).expect("the man page can be written");
     }
     let committed = fs::read_to_string(&path).unwrap_or_default();
-    assert!(committed == page, "docs/tcptracer.8 is out of date: make man");
+    assert!(
+        committed == page,
+        "docs/tcptracer.8 is out of date: make man"
+    );
 }
 
 #[test]
@@ -49,7 +53,11 @@ fn the_man_page_names_every_option() {
 
 #[test]
 fn help_and_version_go_to_stdout() {
-    for (flag, start) in [("-h", "Trace TCP"), ("--help", "Trace TCP"), ("-V", "tcptracer ")] {
+    for (flag, start) in [
+        ("-h", "Trace TCP"),
+        ("--help", "Trace TCP"),
+        ("-V", "tcptracer "),
+    ] {
         let out = Command::new(env!("CARGO_BIN_EXE_tcptracer"))
             .arg(flag)
             .output()
