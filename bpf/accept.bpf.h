@@ -22,7 +22,8 @@ static __always_inline struct sock *sock_of_fd(__u32 fd)
 		return NULL;
 	socket = BPF_CORE_READ(file, private_data);
 	sk = BPF_CORE_READ(socket, sk);
-	if (sk && BPF_CORE_READ(sk, sk_protocol) == IPPROTO_MPTCP)
+	if (bpf_core_type_exists(struct mptcp_sock) && sk &&
+	    BPF_CORE_READ(sk, sk_protocol) == IPPROTO_MPTCP)
 		sk = BPF_CORE_READ((struct mptcp_sock *)sk, first);
 	return sk;
 }
@@ -34,7 +35,7 @@ static __always_inline void probe_tuple(struct tt_conn *conn, struct sock *sk)
 	if (conn->family == AF_INET) {
 		BPF_CORE_READ_INTO((__be32 *)conn->local, sk, __sk_common.skc_rcv_saddr);
 		BPF_CORE_READ_INTO((__be32 *)conn->remote, sk, __sk_common.skc_daddr);
-	} else {
+	} else if (bpf_core_field_exists(sk->__sk_common.skc_v6_daddr)) {
 		BPF_CORE_READ_INTO((struct in6_addr *)conn->local, sk,
 				   __sk_common.skc_v6_rcv_saddr);
 		BPF_CORE_READ_INTO((struct in6_addr *)conn->remote, sk,

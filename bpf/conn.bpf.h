@@ -43,7 +43,7 @@ static __always_inline void read_tuple(struct tt_conn *conn, struct sock *sk)
 	if (conn->family == AF_INET) {
 		*(__be32 *)conn->local = sk->__sk_common.skc_rcv_saddr;
 		*(__be32 *)conn->remote = sk->__sk_common.skc_daddr;
-	} else {
+	} else if (bpf_core_field_exists(sk->__sk_common.skc_v6_daddr)) {
 		copy_in6(conn->local, &sk->__sk_common.skc_v6_rcv_saddr);
 		copy_in6(conn->remote, &sk->__sk_common.skc_v6_daddr);
 	}
@@ -307,7 +307,9 @@ static __always_inline void on_closed(struct sock *sk, int from)
 	__u8 broken;
 
 	if (!conn) {
-		if (from != BPF_TCP_SYN_SENT && from != BPF_TCP_SYN_RECV && is_grafted(sk) &&
+		/* A child that nobody accepted is neither held nor let go by a process. */
+		if (from != BPF_TCP_SYN_SENT && from != BPF_TCP_SYN_RECV &&
+		    (is_grafted(sk) || has_flag(sk, SOCK_DEAD_BIT)) &&
 		    follows(sk->__sk_common.skc_family, netns_of(sk)))
 			count(TT_UNTRACKED);
 		return;
