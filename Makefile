@@ -10,7 +10,7 @@ SUDO := sudo
 export CARGO_TARGET_$(HOST_VAR)_RUNNER := sudo -E
 endif
 
-.PHONY: help run build test lint bench man
+.PHONY: help run build test lint bench man static
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -35,6 +35,14 @@ lint: ## check format, lints, and that the programs compile for every architectu
 		clang -g -O2 -mcpu=v2 -target bpf -D__TARGET_ARCH_$$arch -Wall -Wextra \
 			-Wno-unused-parameter -Werror -fsyntax-only bpf/tcptracer.bpf.c || exit; \
 	done
+
+# Rust looks for static libraries only where it is told to; the C compiler knows where they are.
+static: ## build the tool and its scenario tests as static binaries, to run anywhere
+	@scripts/setup.sh build
+	LIBBPF_SYS_LIBRARY_PATH="$$(dirname "$$(cc -print-file-name=libelf.a)")" \
+	RUSTFLAGS="-C target-feature=+crt-static" \
+		cargo test --locked --release --no-run --features static --target $(HOST) \
+		--bin tcptracer --test root_scenarios
 
 bench: ## compare the cost with an empty program and with tcplife
 	@scripts/setup.sh bench
