@@ -28,6 +28,12 @@ static __always_inline struct sock *sock_of_fd(__u32 fd)
 	return sk;
 }
 
+/* Unique: two events on one CPU are never at the same time. */
+static __always_inline __u64 make_up_id(__u64 now)
+{
+	return TT_MADE_UP_ID | now << 8 | (__u8)bpf_get_smp_processor_id();
+}
+
 static __always_inline void probe_tuple(struct tt_conn *conn, struct sock *sk)
 {
 	conn->remote_port = __builtin_bswap16(BPF_CORE_READ(sk, __sk_common.skc_dport));
@@ -68,7 +74,7 @@ static __noinline void adopt_accepted(struct sock *sk)
 	conn.opened = state != BPF_TCP_SYN_RECV;
 	/* A cookie is made on demand, which is not possible here. */
 	if (!conn.cookie)
-		conn.cookie = TT_MADE_UP_ID | now << 8 | (__u8)bpf_get_smp_processor_id();
+		conn.cookie = make_up_id(now);
 	if (bpf_map_update_elem(&conns, &key, &conn, BPF_NOEXIST)) {
 		count(TT_MAP_FULL);
 		return;

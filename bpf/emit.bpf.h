@@ -52,7 +52,7 @@ static __always_inline void fill_event(struct tt_event *event, __u8 type,
 	*(__u64 *)&event->type = type;
 }
 
-/* The opening events carry no counters and come from any kind of program. */
+/* Events without counters; they come from any kind of program. */
 static __noinline void emit_opened(struct tt_conn *conn, __u8 type, __u64 time)
 {
 	struct tt_event *event;

@@ -15,6 +15,7 @@
 #include "emit.bpf.h"
 #include "conn.bpf.h"
 #include "accept.bpf.h"
+#include "refusal.bpf.h"
 #include "snapshot.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -111,6 +112,20 @@ int tt_io_uring_complete(struct trace_event_raw_io_uring_complete *ctx)
 			return 0;
 	}
 	on_accepted(sock_of_fd(fd), false);
+	return 0;
+}
+
+SEC("?tp/syscalls/sys_enter_connect")
+int tt_enter_connect(struct trace_event_raw_sys_enter *ctx)
+{
+	on_connect_called(ctx->args[0], ctx->args[1]);
+	return 0;
+}
+
+SEC("?tp/syscalls/sys_exit_connect")
+int tt_exit_connect(struct trace_event_raw_sys_exit *ctx)
+{
+	on_connect_returned(ctx->ret);
 	return 0;
 }
 

@@ -134,7 +134,7 @@ fn ring_thread(
     };
     // The ring's callback and the loop take turns, so neither finds it borrowed.
     let outlet = RefCell::new(Outlet::new(sender));
-    match begin(&skel, &plan, &outlet) {
+    match begin(&skel, &plan, config.failed, &outlet) {
         Ok((ring, links)) => {
             let _ = ready.send(Ok(plan));
             drain_until(stopped, &mut skel, &ring, links, plan, &outlet)
@@ -150,10 +150,11 @@ fn ring_thread(
 fn begin<'a>(
     skel: &TcptracerSkel<'_>,
     plan: &Plan,
+    failed: bool,
     outlet: &'a RefCell<Outlet>,
 ) -> Result<(RingBuffer<'a>, Vec<Link>)> {
     let ring = open_ring(skel, outlet).context("cannot open the ring")?;
-    let links = attach(skel, plan)?;
+    let links = attach(skel, plan, failed)?;
     if plan.snapshot {
         let mut outlet = outlet.borrow_mut();
         for event in snapshot(skel)? {
@@ -175,7 +176,7 @@ fn load<'o>(
         .open(object)
         .context("cannot open the BPF object")?;
 
-    choose_programs(&mut skel, &plan);
+    choose_programs(&mut skel, &plan, config.failed);
     set_config(&mut skel, config)?;
     skel.maps
         .events
@@ -208,18 +209,20 @@ fn load<'o>(
     Ok((skel, plan))
 }
 
-fn choose_programs(skel: &mut OpenTcptracerSkel<'_>, plan: &Plan) {
+fn choose_programs(skel: &mut OpenTcptracerSkel<'_>, plan: &Plan, failed: bool) {
     unload_all(skel);
     set_inherit_listener(skel, plan.inherit_listener);
     let progs = &mut skel.progs;
     progs.tt_set_state.set_autoload(true);
     progs.tt_destroy_sock.set_autoload(true);
     progs.tt_inet_csk_accept.set_autoload(plan.fexit_accept);
-    progs.tt_exit_accept.set_autoload(plan.syscall_accept);
-    progs.tt_exit_accept4.set_autoload(plan.syscall_accept);
+    progs.tt_exit_accept.set_autoload(plan.syscalls);
+    progs.tt_exit_accept4.set_autoload(plan.syscalls);
     progs
         .tt_io_uring_complete
         .set_autoload(plan.io_uring_accept);
+    progs.tt_enter_connect.set_autoload(failed && plan.syscalls);
+    progs.tt_exit_connect.set_autoload(failed && plan.syscalls);
     progs.tt_seed_listeners.set_autoload(plan.snapshot);
     progs.tt_seed_connections.set_autoload(plan.snapshot);
 }
@@ -248,16 +251,20 @@ fn set_config(skel: &mut OpenTcptracerSkel<'_>, config: &Config) -> Result<()> {
 }
 
 /// Attaches what the plan has, the state machine last: whatever it reports, the other hooks see.
-fn attach(skel: &TcptracerSkel<'_>, plan: &Plan) -> Result<Vec<Link>> {
+fn attach(skel: &TcptracerSkel<'_>, plan: &Plan, failed: bool) -> Result<Vec<Link>> {
     let progs = &skel.progs;
     let mut chosen: Vec<(&str, &ProgramMut<'_>)> = Vec::new();
 
-    if plan.syscall_accept {
+    if plan.syscalls {
         chosen.push(("the exit of accept", &progs.tt_exit_accept));
         chosen.push(("the exit of accept4", &progs.tt_exit_accept4));
     }
     if plan.fexit_accept {
         chosen.push(("inet_csk_accept", &progs.tt_inet_csk_accept));
+    }
+    if failed && plan.syscalls {
+        chosen.push(("the entry of connect", &progs.tt_enter_connect));
+        chosen.push(("the exit of connect", &progs.tt_exit_connect));
     }
     chosen.push(("tcp_destroy_sock", &progs.tt_destroy_sock));
     chosen.push(("inet_sock_set_state", &progs.tt_set_state));
@@ -406,6 +413,7 @@ fn read_losses(skel: &TcptracerSkel<'_>, outlet: &Outlet) -> Losses {
             &progs.tt_exit_accept4,
             &progs.tt_inet_csk_accept,
             &progs.tt_io_uring_complete,
+            &progs.tt_exit_connect,
         ]
         .into_iter()
         .map(recursion_misses)

@@ -45,8 +45,8 @@ pub struct Plan {
     /// Attach `fexit/inet_csk_accept`.
     pub fexit_accept: bool,
     /// Attach `tp/syscalls/sys_exit_accept{,4}`, also beside fexit: only these see a thread that
-    /// was already blocked in accept.
-    pub syscall_accept: bool,
+    /// was already blocked in accept. If failed connects are wanted, those of connect as well.
+    pub syscalls: bool,
     /// `tp/io_uring/io_uring_complete` can be attached when it is needed.
     pub io_uring_accept: bool,
     /// Seed the state with the connections that are open already.
@@ -103,7 +103,7 @@ impl Plan {
         Ok(Self {
             inherit_listener: facts.listener_storage,
             fexit_accept: facts.fexit_accept,
-            syscall_accept: facts.syscall_tracepoints,
+            syscalls: facts.syscall_tracepoints,
             // fexit sees the accepts of io_uring as well.
             io_uring_accept: facts.io_uring_tracepoint && !facts.fexit_accept,
             snapshot: facts.snapshot,
@@ -116,7 +116,7 @@ impl Plan {
         if !self.inherit_listener {
             all.push("a connection whose accept is not seen has no owner (needs 5.11)");
         }
-        if !self.syscall_accept {
+        if !self.syscalls {
             all.push(
                 "threads already blocked in accept are not named: tracefs is not mounted \
                  (mount -t tracefs tracefs /sys/kernel/tracing)",
@@ -227,7 +227,7 @@ mod tests {
     const FULL: Plan = Plan {
         inherit_listener: true,
         fexit_accept: true,
-        syscall_accept: true,
+        syscalls: true,
         io_uring_accept: false,
         snapshot: true,
     };
@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(
             plan,
             Ok(Plan {
-                syscall_accept: false,
+                syscalls: false,
                 ..FULL
             })
         );
