@@ -34,8 +34,11 @@ static __always_inline __u64 make_up_id(__u64 now)
 	return TT_MADE_UP_ID | now << 8 | (__u8)bpf_get_smp_processor_id();
 }
 
-static __always_inline void probe_tuple(struct tt_conn *conn, struct sock *sk)
+/* Identity, namespace and tuple of a socket behind an untrusted pointer. */
+static __always_inline void probe_conn(struct tt_conn *conn, struct sock *sk)
 {
+	conn->family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	conn->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 	conn->remote_port = __builtin_bswap16(BPF_CORE_READ(sk, __sk_common.skc_dport));
 	conn->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
 	if (conn->family == AF_INET) {
@@ -47,6 +50,10 @@ static __always_inline void probe_tuple(struct tt_conn *conn, struct sock *sk)
 		BPF_CORE_READ_INTO((struct in6_addr *)conn->remote, sk,
 				   __sk_common.skc_v6_daddr);
 	}
+	/* A cookie is made on demand, which is not possible here. */
+	conn->cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+	if (!conn->cookie)
+		conn->cookie = make_up_id(bpf_ktime_get_ns());
 }
 
 /*
@@ -56,31 +63,26 @@ static __always_inline void probe_tuple(struct tt_conn *conn, struct sock *sk)
 static __noinline void adopt_accepted(struct sock *sk)
 {
 	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
-	__u64 key = (__u64)sk, now;
 	struct tt_conn conn = {};
+	__u64 key = (__u64)sk;
 
-	conn.family = BPF_CORE_READ(sk, __sk_common.skc_family);
-	conn.netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 	if (state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN ||
-	    BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP || !follows(conn.family, conn.netns))
+	    BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
 		return;
-	now = bpf_ktime_get_ns();
-	conn.cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
-	conn.t_accepted = now;
+	probe_conn(&conn, sk);
+	if (!follows(conn.family, conn.netns))
+		return;
+	conn.t_accepted = bpf_ktime_get_ns();
 	conn.role = TT_ROLE_SERVER;
 	conn.source = TT_SOURCE_ACCEPT;
 	read_process(bpf_get_current_task_btf(), &conn.owner);
-	probe_tuple(&conn, sk);
 	conn.opened = state != BPF_TCP_SYN_RECV;
-	/* A cookie is made on demand, which is not possible here. */
-	if (!conn.cookie)
-		conn.cookie = make_up_id(now);
 	if (bpf_map_update_elem(&conns, &key, &conn, BPF_NOEXIST)) {
 		count(TT_MAP_FULL);
 		return;
 	}
 	if (conn.opened)
-		emit_opened(&conn, TT_ACCEPT, now);
+		emit_opened(&conn, TT_ACCEPT, conn.t_accepted);
 }
 
 /* adopt: whether the caller is sure that the socket has just been accepted. */

@@ -7,16 +7,12 @@
 #ifndef TT_SNAPSHOT_BPF_H
 #define TT_SNAPSHOT_BPF_H
 
-/*
- * The iterator holds the file, so the socket cannot be destroyed meanwhile. MPTCP is
- * left out: its TCP subflows are not reachable with a pointer the helpers accept.
- */
-static __always_inline struct sock *tcp_sock_of_file(struct file *file)
+/* The iterator holds the file, so the socket cannot be destroyed meanwhile. */
+static __always_inline struct sock *sock_of_file(struct file *file)
 {
 	struct socket *socket = file ? bpf_sock_from_file(file) : NULL;
-	struct sock *sk = socket ? socket->sk : NULL;
 
-	return sk && sk->sk_protocol == IPPROTO_TCP ? sk : NULL;
+	return socket ? socket->sk : NULL;
 }
 
 static __always_inline __u64 listening_port(__u32 netns, __u16 port)
@@ -30,7 +26,8 @@ static __always_inline void seed_listener(struct task_struct *task, struct sock 
 	struct tt_process *owner;
 	__u8 present = 1;
 
-	if (sk->__sk_common.skc_state != BPF_TCP_LISTEN)
+	if (sk->__sk_common.skc_state != BPF_TCP_LISTEN ||
+	    (sk->sk_protocol != IPPROTO_TCP && sk->sk_protocol != IPPROTO_MPTCP))
 		return;
 	bpf_map_update_elem(&listening_ports, &port, &present, BPF_ANY);
 	if (!tt_config.inherit_listener || bpf_sk_storage_get(&listeners, sk, NULL, 0))
@@ -40,23 +37,16 @@ static __always_inline void seed_listener(struct task_struct *task, struct sock 
 		read_process(task, owner);
 }
 
-static __always_inline void seed_connection(struct task_struct *task, struct sock *sk,
-					    struct seq_file *out)
+/* The rest of a connection whose tuple and cookie are known; false if it is not to be kept. */
+static __always_inline bool seed(struct task_struct *task, struct sock *sk, struct tt_conn *conn)
 {
-	__u8 state = sk->__sk_common.skc_state;
-	__u64 key = (__u64)sk, port;
-	struct tt_event event = {};
-	struct tt_conn *conn = &event.conn;
+	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	__u64 key = (__u64)sk, port = listening_port(conn->netns, conn->local_port);
 
-	if (state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN || state == BPF_TCP_SYN_RECV)
-		return;
-	conn->netns = netns_of(sk);
-	if (!follows(sk->__sk_common.skc_family, conn->netns))
-		return;
-	conn->cookie = bpf_get_socket_cookie(sk);
+	if (state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN || state == BPF_TCP_SYN_RECV ||
+	    !follows(conn->family, conn->netns))
+		return false;
 	read_process(task, &conn->owner);
-	read_tuple(conn, sk);
-	port = listening_port(conn->netns, conn->local_port);
 	if (state == BPF_TCP_SYN_SENT) {
 		/* Not open yet: the connect will be reported when it is. */
 		conn->role = TT_ROLE_CLIENT;
@@ -75,22 +65,61 @@ static __always_inline void seed_connection(struct task_struct *task, struct soc
 	case 0:
 		break;
 	case -EEXIST:
-		return;
+		return false;
 	default:
 		count(TT_MAP_FULL);
-		return;
+		return false;
 	}
 	/* It may have been reset before the entry was there for the hook to find. */
-	if (sk->__sk_common.skc_state == BPF_TCP_CLOSE) {
+	if (BPF_CORE_READ(sk, __sk_common.skc_state) == BPF_TCP_CLOSE) {
 		bpf_map_delete_elem(&conns, &key);
-		return;
+		return false;
 	}
-	if (tt_config.list_existing && conn->opened && selected(&conn->owner)) {
-		event.time = bpf_ktime_get_ns();
-		event.type = TT_EXISTING;
+	return tt_config.list_existing && conn->opened && selected(&conn->owner);
+}
+
+static __always_inline void list(struct seq_file *out, struct tt_event *event)
+{
+	event->time = bpf_ktime_get_ns();
+	event->type = TT_EXISTING;
+	bpf_seq_write(out, event, sizeof(*event));
+}
+
+static __always_inline void seed_tcp(struct task_struct *task, struct sock *sk,
+				     struct seq_file *out)
+{
+	struct tt_event event = {};
+
+	event.conn.netns = netns_of(sk);
+	event.conn.cookie = bpf_get_socket_cookie(sk);
+	read_tuple(&event.conn, sk);
+	if (seed(task, sk, &event.conn)) {
 		fill_counters(&event, sk);
-		bpf_seq_write(out, &event, sizeof(event));
+		list(out, &event);
 	}
+}
+
+/* The first subflow is reached by an untrusted pointer: no cookie is made, no counters read. */
+static __always_inline void seed_mptcp(struct task_struct *task, struct sock *msk,
+				       struct seq_file *out)
+{
+	struct sock *sk = BPF_CORE_READ((struct mptcp_sock *)msk, first);
+	struct tt_event event = {};
+
+	if (!sk)
+		return;
+	probe_conn(&event.conn, sk);
+	if (seed(task, sk, &event.conn))
+		list(out, &event);
+}
+
+static __always_inline void seed_connection(struct task_struct *task, struct sock *sk,
+					    struct seq_file *out)
+{
+	if (sk->sk_protocol == IPPROTO_TCP)
+		seed_tcp(task, sk, out);
+	else if (bpf_core_type_exists(struct mptcp_sock) && sk->sk_protocol == IPPROTO_MPTCP)
+		seed_mptcp(task, sk, out);
 }
 
 #endif

@@ -133,7 +133,7 @@ SEC("iter/task_file")
 int tt_seed_listeners(struct bpf_iter__task_file *ctx)
 {
 	struct task_struct *task = ctx->task;
-	struct sock *sk = tcp_sock_of_file(ctx->file);
+	struct sock *sk = sock_of_file(ctx->file);
 
 	if (task && sk)
 		seed_listener(task, sk);
@@ -144,7 +144,7 @@ SEC("iter/task_file")
 int tt_seed_connections(struct bpf_iter__task_file *ctx)
 {
 	struct task_struct *task = ctx->task;
-	struct sock *sk = tcp_sock_of_file(ctx->file);
+	struct sock *sk = sock_of_file(ctx->file);
 
 	if (task && sk)
 		seed_connection(task, sk, ctx->meta->seq);
