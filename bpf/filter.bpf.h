@@ -13,13 +13,21 @@ static __always_inline bool follows(__u16 family, __u32 netns)
 	return true;
 }
 
+static __always_inline bool holds(void *outer, __u64 key)
+{
+	__u32 only = 0;
+	void *map = bpf_map_lookup_elem(outer, &only);
+
+	return map && bpf_map_lookup_elem(map, &key);
+}
+
 /* A cgroup is selected by its own id or by that of any cgroup above it. */
 static __always_inline bool cgroup_selected(__u64 id)
 {
 	for (int i = 0; i < TT_MAX_CGROUP_DEPTH; i++) {
 		__u64 *parent;
 
-		if (bpf_map_lookup_elem(&cgroupmap, &id))
+		if (holds(&cgroupmap, id))
 			return true;
 		parent = bpf_map_lookup_elem(&cgroup_parents, &id);
 		if (!parent)
@@ -36,12 +44,8 @@ static __always_inline bool selected(const struct tt_process *process)
 		return false;
 	if (tt_config.by_cgroup && !cgroup_selected(process->cgroup_id))
 		return false;
-	if (tt_config.by_mntns) {
-		__u64 mntns = process->mntns;
-
-		if (!bpf_map_lookup_elem(&mntnsmap, &mntns))
-			return false;
-	}
+	if (tt_config.by_mntns && !holds(&mntnsmap, process->mntns))
+		return false;
 	return true;
 }
 

@@ -38,18 +38,22 @@ struct {
 	__type(value, struct tt_process);
 } listeners SEC(".maps");
 
-/* Replaced by the user's maps; the values are never read. */
+/*
+ * Each holds one map of the user's, whose values are never read. By this indirection
+ * the map may have any name, any size and values of any size. Without the filter the
+ * map is not made.
+ */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, 1);
-	__type(key, __u64);
-	__type(value, __u64);
+	__type(key, __u32);
+	__type(value, __u32);
 } cgroupmap SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, 1);
-	__type(key, __u64);
+	__type(key, __u32);
 	__type(value, __u32);
 } mntnsmap SEC(".maps");
 

@@ -15,6 +15,7 @@ use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::atomic::{Ordering, fence};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread::{self, JoinHandle};
@@ -22,7 +23,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{Iter, Link, MapCore, MapFlags, ProgramMut, RingBuffer, RingBufferBuilder};
+use libbpf_rs::{
+    Iter, Link, MapCore, MapFlags, MapHandle, OpenMapMut, ProgramMut, RingBuffer, RingBufferBuilder,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::config::{Config, Family};
@@ -192,21 +195,41 @@ fn load<'o>(
             )
         })?;
     let filter = &config.filter;
-    if let Some(path) = &filter.cgroup_map {
-        let map = maps::open_pinned("--cgroupmap", path)?;
-        skel.maps.cgroupmap.reuse_fd(map.as_fd())?;
-    }
-    if let Some(path) = &filter.mntns_map {
-        let map = maps::open_pinned("--mntnsmap", path)?;
-        skel.maps.mntnsmap.reuse_fd(map.as_fd())?;
-    }
+    let cgroups = open_filter(&mut skel.maps.cgroupmap, "--cgroupmap", &filter.cgroup_map)?;
+    let mounts = open_filter(&mut skel.maps.mntnsmap, "--mntnsmap", &filter.mntns_map)?;
     let skel = skel.load().with_context(|| {
         format!(
             "cannot load the BPF programs (ring of {} bytes, {} connections)",
             config.ring_bytes, config.max_connections
         )
     })?;
+    for (outer, inner) in [
+        (&skel.maps.cgroupmap, cgroups),
+        (&skel.maps.mntnsmap, mounts),
+    ] {
+        if let Some(map) = inner {
+            let fd = map.as_fd().as_raw_fd().to_ne_bytes();
+            outer
+                .update(&0u32.to_ne_bytes(), &fd, MapFlags::ANY)
+                .context("cannot use the filter map")?;
+        }
+    }
     Ok((skel, plan))
+}
+
+/// Opens the user's map and shapes ours, which is to hold it, by it. Without one ours is not made.
+fn open_filter(
+    outer: &mut OpenMapMut<'_>,
+    option: &str,
+    path: &Option<PathBuf>,
+) -> Result<Option<MapHandle>> {
+    let Some(path) = path else {
+        outer.set_autocreate(false)?;
+        return Ok(None);
+    };
+    let map = maps::open_pinned(option, path)?;
+    outer.set_inner_map_fd(map.as_fd())?;
+    Ok(Some(map))
 }
 
 fn choose_programs(skel: &mut OpenTcptracerSkel<'_>, plan: &Plan, failed: bool) {

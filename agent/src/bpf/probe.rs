@@ -201,6 +201,8 @@ fn loads(choose: impl FnOnce(&mut OpenTcptracerSkel<'_>)) -> bool {
     };
     unload_all(&mut skel);
     set_inherit_listener(&mut skel, false);
+    let _ = skel.maps.cgroupmap.set_autocreate(false);
+    let _ = skel.maps.mntnsmap.set_autocreate(false);
     // The trial needs the maps, not their room.
     let _ = skel.maps.conns.set_max_entries(1);
     let _ = skel.maps.events.set_max_entries(4096);
