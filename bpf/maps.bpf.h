@@ -12,7 +12,14 @@ const volatile struct tt_config tt_config = {};
 volatile __u32 tt_reader_parked = 0;
 
 /* Names the ABI in BTF, so that the generated skeleton has it. Never written. */
-struct tt_event *tt_abi_event = NULL;
+struct tt_abi {
+	struct tt_event event;
+	enum tt_type type;
+	enum tt_role role;
+	enum tt_source source;
+	enum tt_reason reason;
+	enum tt_counter counter;
+} *tt_abi = NULL;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

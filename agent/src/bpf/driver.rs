@@ -31,6 +31,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::config::{Config, Family};
 use super::maps;
 use super::probe::{Facts, Plan, set_inherit_listener, unload_all};
+use super::skel::types::tt_counter;
 use super::skel::{OpenTcptracerSkel, TcptracerSkel, TcptracerSkelBuilder};
 use super::wire::{self, EVENT_SIZE};
 use crate::event::{Event, Kind, Losses, Source};
@@ -410,11 +411,11 @@ impl LossReport {
 }
 
 fn read_losses(skel: &TcptracerSkel<'_>, outlet: &Outlet) -> Losses {
-    let counter = |index: u32| -> u64 {
+    let counter = |which: tt_counter| -> u64 {
         let values = skel
             .maps
             .counters
-            .lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY);
+            .lookup_percpu(&which.0.to_ne_bytes(), MapFlags::ANY);
         values.ok().flatten().map_or(0, |per_cpu| {
             per_cpu
                 .iter()
@@ -424,9 +425,9 @@ fn read_losses(skel: &TcptracerSkel<'_>, outlet: &Outlet) -> Losses {
     };
     let progs = &skel.progs;
     Losses {
-        ring_full: counter(0),
-        map_full: counter(1),
-        untracked: counter(2),
+        ring_full: counter(tt_counter::TT_RING_FULL),
+        map_full: counter(tt_counter::TT_MAP_FULL),
+        untracked: counter(tt_counter::TT_UNTRACKED),
         queue_full: outlet.queue_full,
         undecodable: outlet.undecodable,
         skipped_runs: [

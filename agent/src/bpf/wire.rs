@@ -1,7 +1,7 @@
 //! Decodes the records of the ring: `bpf/event.h` seen from this side.
 //!
-//! Nothing here touches libbpf but the compile-time comparison with the generated layout. Any bytes
-//! decode to an event or to an error.
+//! Nothing here touches libbpf but the generated constants and the compile-time comparison with the
+//! generated layout. Any bytes decode to an event or to an error.
 
 use std::mem::{offset_of, size_of};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use super::skel::types;
+use super::skel::types::{self, tt_reason, tt_role, tt_source, tt_type};
 use crate::event::{
     Closer, Comm, ConnectionId, Counters, Event, Kind, Nanos, Process, Reason, Role, Source,
 };
@@ -234,45 +234,45 @@ fn address(family: u16, bytes: [u8; 16], port: u16) -> Result<SocketAddr, Decode
 }
 
 fn kind(value: u8) -> Result<Kind, DecodeError> {
-    Ok(match value {
-        1 => Kind::Connect,
-        2 => Kind::Accept,
-        3 => Kind::Close,
-        4 => Kind::Failed,
-        5 => Kind::Existing,
+    Ok(match tt_type(value.into()) {
+        tt_type::TT_CONNECT => Kind::Connect,
+        tt_type::TT_ACCEPT => Kind::Accept,
+        tt_type::TT_CLOSE => Kind::Close,
+        tt_type::TT_FAILED => Kind::Failed,
+        tt_type::TT_EXISTING => Kind::Existing,
         _ => return unknown("type", value),
     })
 }
 
 fn role(value: u8) -> Result<Role, DecodeError> {
-    Ok(match value {
-        0 => Role::Unknown,
-        1 => Role::Client,
-        2 => Role::Server,
+    Ok(match tt_role(value.into()) {
+        tt_role::TT_ROLE_UNKNOWN => Role::Unknown,
+        tt_role::TT_ROLE_CLIENT => Role::Client,
+        tt_role::TT_ROLE_SERVER => Role::Server,
         _ => return unknown("role", value),
     })
 }
 
 fn source(value: u8) -> Result<Source, DecodeError> {
-    Ok(match value {
-        0 => Source::Unknown,
-        1 => Source::Connect,
-        2 => Source::Accept,
-        3 => Source::Listener,
-        4 => Source::Snapshot,
+    Ok(match tt_source(value.into()) {
+        tt_source::TT_SOURCE_UNKNOWN => Source::Unknown,
+        tt_source::TT_SOURCE_CONNECT => Source::Connect,
+        tt_source::TT_SOURCE_ACCEPT => Source::Accept,
+        tt_source::TT_SOURCE_LISTENER => Source::Listener,
+        tt_source::TT_SOURCE_SNAPSHOT => Source::Snapshot,
         _ => return unknown("source", value),
     })
 }
 
 fn reason(value: u8) -> Result<Reason, DecodeError> {
-    Ok(match value {
-        0 => Reason::Unknown,
-        1 => Reason::Local,
-        2 => Reason::Remote,
-        3 => Reason::ResetLocal,
-        4 => Reason::ResetRemote,
-        5 => Reason::Timeout,
-        6 => Reason::Abort,
+    Ok(match tt_reason(value.into()) {
+        tt_reason::TT_REASON_UNKNOWN => Reason::Unknown,
+        tt_reason::TT_REASON_LOCAL => Reason::Local,
+        tt_reason::TT_REASON_REMOTE => Reason::Remote,
+        tt_reason::TT_REASON_RESET_LOCAL => Reason::ResetLocal,
+        tt_reason::TT_REASON_RESET_REMOTE => Reason::ResetRemote,
+        tt_reason::TT_REASON_TIMEOUT => Reason::Timeout,
+        tt_reason::TT_REASON_ABORT => Reason::Abort,
         _ => return unknown("reason", value),
     })
 }
