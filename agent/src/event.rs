@@ -193,9 +193,9 @@ pub struct Event {
     pub established: Option<Nanos>,
     /// When it was accepted, on the server.
     pub accepted: Option<Nanos>,
-    /// When the first FIN was sent or received.
+    /// When the first FIN was sent or received, on [`Kind::Close`].
     pub first_fin: Option<Nanos>,
-    /// Why it ended.
+    /// Why it ended, on [`Kind::Close`] and [`Kind::Failed`].
     pub reason: Reason,
     /// The `errno` it ended with; 0 if none.
     pub errno: u16,

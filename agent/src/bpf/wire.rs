@@ -175,6 +175,9 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
     let raw = RawEvent::read_from_bytes(record).map_err(|_| DecodeError::Size(record.len()))?;
     let conn = &raw.conn;
     let kind = kind(raw.r#type)?;
+    // An accept that is reported late, or a connection found half closed, is on its way to its end
+    // already; its opening says nothing of that.
+    let ended = matches!(kind, Kind::Close | Kind::Failed);
 
     Ok(Event {
         kind,
@@ -193,7 +196,7 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
             mntns: conn.owner.mntns,
         },
         source: source(conn.source)?,
-        closer: (conn.closer_pid != 0).then(|| Closer {
+        closer: (ended && conn.closer_pid != 0).then(|| Closer {
             pid: conn.closer_pid,
             comm: Comm::new(conn.closer_comm),
         }),
@@ -203,9 +206,12 @@ pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
         syn: known(conn.t_syn),
         established: known(conn.t_established),
         accepted: known(conn.t_accepted),
-        first_fin: known(conn.t_fin),
-        reason: reason(conn.reason)?,
-        errno: conn.error,
+        first_fin: known(conn.t_fin).filter(|_| ended),
+        reason: match reason(conn.reason)? {
+            reason if ended => reason,
+            _ => Reason::Unknown,
+        },
+        errno: if ended { conn.error } else { 0 },
         counters: (raw.counted != 0).then_some(Counters {
             bytes_sent: raw.bytes_sent,
             bytes_received: raw.bytes_received,

@@ -1,0 +1,222 @@
+//! Listeners, queues, and threads that wait.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+use tcptracer::event::Reason::{Local, Remote, ResetLocal, ResetRemote};
+
+use super::Case;
+use crate::actor::Actor;
+use crate::trace::{Trace, Want};
+use crate::world::NetNs;
+
+pub const CASES: &[Case] = &[
+    (
+        "accept_blocked_before_the_start",
+        accept_blocked_before_the_start,
+    ),
+    ("many_blocked_accepts", many_blocked_accepts),
+    ("accepted_from_a_queue_older_than_the_tracer", old_queue),
+    ("listener_closed_with_a_queue", listener_closed_with_a_queue),
+    ("reset_in_the_queue_then_accepted", reset_in_the_queue),
+    ("reset_in_the_queue_never_accepted", reset_never_accepted),
+    ("reuseport", reuseport),
+    ("dual_stack_listener", dual_stack_listener),
+    ("unused_sockets_are_silent", unused_sockets_are_silent),
+];
+
+/// One connection to `at`, accepted by `server` as `a` meanwhile; both ends closed.
+fn one_connection(
+    server: &mut Actor,
+    client: &mut Actor,
+    at: SocketAddr,
+    accept: impl FnOnce(&mut Actor) -> Result<String>,
+) -> Result<[Want; 4]> {
+    let from = client.address(&format!("connect c {at}"))?;
+    accept(server)?;
+    client.ask("close c")?;
+    server.ask("eof a")?;
+    server.ask("close a")?;
+    let connect = Want::connect(client, from, at);
+    let accept = Want::accept(server, at, from);
+    let ends = [connect.close(Local), accept.close(Remote)];
+    let [client_end, server_end] = ends;
+    Ok([connect, accept, client_end, server_end])
+}
+
+fn accept_blocked_before_the_start() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let at = server.address("listen l 127.0.0.1:0")?;
+    server.begin("accept a l")?;
+    server.wait_until_it_accepts()?;
+    let trace = Trace::of(&netns)?;
+    let wanted = one_connection(&mut server, &mut client, at, Actor::answer)?;
+    trace.said_exactly(&wanted)?;
+    Ok(())
+}
+
+fn many_blocked_accepts() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut blocked = Actor::new("blocked", &netns)?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let trace = Trace::of(&netns)?;
+    blocked.ask("listen l 127.0.0.1:0")?;
+    blocked.ask("accept-blocked 30 l")?;
+    let at = server.address("listen l 127.0.0.1:0")?;
+    let wanted = one_connection(&mut server, &mut client, at, |s| s.ask("accept a l"))?;
+    trace.said_exactly(&wanted)?;
+    Ok(())
+}
+
+fn old_queue() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let at = server.address("listen l 127.0.0.1:0")?;
+    let from = client.address(&format!("connect c {at}"))?;
+    let trace = Trace::of(&netns)?;
+    server.ask("accept a l")?;
+    client.ask("close c")?;
+    server.ask("eof a")?;
+    server.ask("close a")?;
+    let accept = Want::accept(&server, at, from);
+    // The client was connected before the start.
+    let connect = Want::connect(&client, from, at).snapshot();
+    trace.said_exactly(&[accept.clone(), accept.close(Remote), connect.close(Local)])?;
+    Ok(())
+}
+
+fn listener_closed_with_a_queue() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let trace = Trace::of(&netns)?;
+    let at = server.address("listen l 127.0.0.1:0")?;
+    let from = client.address(&format!("connect c {at}"))?;
+    server.ask("close l")?;
+    ensure!(client.ask("error c")? == "104");
+    client.ask("close c")?;
+    let connect = Want::connect(&client, from, at);
+    trace.said_exactly(&[
+        connect.clone(),
+        connect.close(ResetRemote).errno(104).no_closer(),
+    ])?;
+    Ok(())
+}
+
+fn reset_in_the_queue() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let trace = Trace::of(&netns)?;
+    let at = server.address("listen l 127.0.0.1:0")?;
+    let from = client.address(&format!("connect c {at}"))?;
+    client.ask("linger0 c")?;
+    client.ask("close c")?;
+    server.ask("accept a l")?;
+    server.ask("close a")?;
+    let connect = Want::connect(&client, from, at);
+    let accept = Want::accept(&server, at, from);
+    trace.said_exactly(&[
+        connect.clone(),
+        connect.close(ResetLocal),
+        accept.clone(),
+        accept.close(ResetRemote).errno(104).no_closer(),
+    ])?;
+    Ok(())
+}
+
+fn reset_never_accepted() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let trace = Trace::of(&netns)?;
+    let at = server.address("listen l 127.0.0.1:0")?;
+    let from = client.address(&format!("connect c {at}"))?;
+    client.ask("linger0 c")?;
+    client.ask("close c")?;
+    server.ask("close l")?;
+    let connect = Want::connect(&client, from, at);
+    trace.said_exactly(&[connect.clone(), connect.close(ResetLocal)])?;
+    Ok(())
+}
+
+/// Connections until each of two listeners on one port has had one.
+fn reuseport() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut servers = [Actor::new("one", &netns)?, Actor::new("two", &netns)?];
+    let mut client = Actor::new("client", &netns)?;
+    let trace = Trace::of(&netns)?;
+    let at = servers[0].address("listen l 127.0.0.1:0 reuseport")?;
+    servers[1].address(&format!("listen l {at} reuseport"))?;
+
+    let mut wanted = Vec::new();
+    for server in &mut servers {
+        server.begin("accept a l")?;
+    }
+    // The kernel picks by hash, so keep on until both have been picked.
+    let mut froms = Vec::new();
+    for i in 0..64 {
+        let from = client.address(&format!("connect c{i} {at}"))?;
+        froms.push(from);
+        wanted.push(Want::connect(&client, from, at));
+    }
+    for server in &mut servers {
+        let from: SocketAddr = server.answer()?.parse()?;
+        ensure!(froms.contains(&from), "{from} is no client");
+        server.ask("linger0 a")?;
+        server.ask("close a")?;
+        server.ask("close l")?;
+        let accept = Want::accept(server, at, from);
+        wanted.extend([accept.clone(), accept.close(ResetLocal)]);
+    }
+    // All others were reset with the queues they waited in.
+    for (i, from) in froms.into_iter().enumerate() {
+        ensure!(client.ask(&format!("error c{i}"))? == "104");
+        let end = Want::connect(&client, from, at).close(ResetRemote);
+        wanted.push(end.errno(104).no_closer());
+    }
+    trace.said_exactly(&wanted)?;
+    Ok(())
+}
+
+fn dual_stack_listener() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let trace = Trace::of(&netns)?;
+    let port = server.address("listen l [::]:0")?.port();
+    let from = client.address(&format!("connect c 127.0.0.1:{port}"))?;
+    server.ask("accept a l")?;
+    client.ask("close c")?;
+    server.ask("eof a")?;
+    server.ask("close a")?;
+    let connect = Want::connect(&client, from, format!("127.0.0.1:{port}").parse()?);
+    let accept = Want::accept(
+        &server,
+        format!("[::ffff:127.0.0.1]:{port}").parse()?,
+        format!("[::ffff:127.0.0.1]:{}", from.port()).parse()?,
+    );
+    trace.said_exactly(&[
+        connect.clone(),
+        accept.clone(),
+        connect.close(Local),
+        accept.close(Remote),
+    ])?;
+    Ok(())
+}
+
+fn unused_sockets_are_silent() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut actor = Actor::new("actor", &netns)?;
+    let trace = Trace::of(&netns)?;
+    actor.ask("listen l 127.0.0.1:0")?;
+    actor.ask("listen m [::1]:0")?;
+    actor.ask("close l")?;
+    actor.end_by("exit")?;
+    trace.said_exactly(&[])?;
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! Accepts that no system call shows.
+
+use anyhow::{Result, ensure};
+use tcptracer::event::Reason::{Local, Remote};
+use tcptracer::event::Source;
+
+use super::Case;
+use crate::actor::Actor;
+use crate::trace::{Trace, Want};
+use crate::world::NetNs;
+
+pub const CASES: &[Case] = &[
+    ("io_uring_accept", || accepts("plain", false)),
+    ("io_uring_accept_multishot", || accepts("plain", true)),
+    ("io_uring_accept_by_a_kernel_thread", || {
+        accepts("sqpoll", false)
+    }),
+];
+
+const ROUNDS: usize = 12;
+
+/// Until the hook is attached, who listens is said to have accepted; then it is who really did. It
+/// is the same process here, so only the source may change, and only once.
+fn accepts(kind: &str, multishot: bool) -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let mut trace = Trace::of(&netns)?;
+    let at = server.address("listen l 127.0.0.1:0")?;
+    server.ask(&format!("ring {kind}"))?;
+    let mut wanted = Vec::new();
+    let mut sources = Vec::new();
+    for _ in 0..ROUNDS {
+        let from = client.address(&format!("connect c {at}"))?;
+        match multishot {
+            true => server.ask("ring-multishot l a")?,
+            false => server.ask("ring-accept a l")?,
+        };
+        client.ask("close c")?;
+        server.ask("eof a")?;
+        server.ask("close a")?;
+        if multishot {
+            // Its request stays armed in the ring and would take the next connection.
+            server.ask(&format!("ring {kind}"))?;
+        }
+        let accepted = trace.wait_for("the accept", |e| e.local == at && e.remote == from)?;
+        trace.wait_for("its end", |e| {
+            e.local == at && e.remote == from && e.counters.is_some()
+        })?;
+        sources.push(accepted.source);
+        let connect = Want::connect(&client, from, at);
+        let accept = Want::accept(&server, at, from).source(accepted.source);
+        wanted.extend([
+            connect.clone(),
+            accept.clone(),
+            connect.close(Local),
+            accept.close(Remote),
+        ]);
+    }
+    trace.said_exactly(&wanted)?;
+    // fexit sees these accepts as well; only without it is there anything to learn.
+    let changes = sources.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    ensure!(changes <= 1, "{sources:?}");
+    ensure!(
+        sources
+            .iter()
+            .all(|s| matches!(s, Source::Listener | Source::Accept)),
+        "{sources:?}"
+    );
+    ensure!(sources.last() == Some(&Source::Accept), "{sources:?}");
+    Ok(())
+}

@@ -1,0 +1,267 @@
+//! Connections that open and close as most do, and connects that fail.
+
+use anyhow::{Result, ensure};
+use tcptracer::bpf::Config;
+use tcptracer::event::Reason::{Local, Remote, ResetRemote, Timeout, Unknown};
+
+use super::Case;
+use crate::actor::Actor;
+use crate::trace::{Trace, Want, of};
+use crate::world::NetNs;
+
+pub const CASES: &[Case] = &[
+    ("client_closes_first", || both_ways("127.0.0.1:0", true)),
+    ("server_closes_first", || both_ways("127.0.0.1:0", false)),
+    ("ipv6", || both_ways("[::1]:0", true)),
+    ("times_are_measured", times_are_measured),
+    ("refused", refused),
+    ("refused_without_blocking", refused_without_blocking),
+    ("connected_without_blocking", connected_without_blocking),
+    ("closed_before_it_connected", closed_before_it_connected),
+    ("nobody_answers", nobody_answers),
+    ("no_route", no_route),
+];
+
+fn failures_of(netns: &NetNs) -> Result<Trace> {
+    Trace::with(Config {
+        filter: of(netns)?,
+        failed: true,
+        ..Config::default()
+    })
+}
+
+fn both_ways(any: &str, client_first: bool) -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let trace = Trace::of(&netns)?;
+
+    let at = server.address(&format!("listen l {any}"))?;
+    let from = client.address(&format!("connect c {at}"))?;
+    server.ask("accept a l")?;
+    client.ask("send c 70000")?;
+    server.ask("recv a 70000")?;
+    server.ask("send a 123")?;
+    client.ask("recv c 123")?;
+    let (first, second, one, other) = match client_first {
+        true => (&mut client, &mut server, "c", "a"),
+        false => (&mut server, &mut client, "a", "c"),
+    };
+    first.ask(&format!("close {one}"))?;
+    second.ask(&format!("eof {other}"))?;
+    second.ask(&format!("close {other}"))?;
+
+    let connect = Want::connect(&client, from, at);
+    let accept = Want::accept(&server, at, from);
+    let (client_reason, server_reason) = match client_first {
+        true => (Local, Remote),
+        false => (Remote, Local),
+    };
+    trace.said_exactly(&[
+        connect.clone(),
+        accept.clone(),
+        connect.close(client_reason).bytes(70000, 123),
+        accept.close(server_reason).bytes(123, 70000),
+    ])?;
+    Ok(())
+}
+
+fn times_are_measured() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let trace = Trace::of(&netns)?;
+
+    let at = server.address("listen l 127.0.0.1:0")?;
+    let from = client.address(&format!("connect c {at}"))?;
+    // However long this takes, it is a lower bound.
+    let waited = std::time::Instant::now();
+    while waited.elapsed().as_millis() < 50 {
+        std::thread::yield_now();
+    }
+    let waited = waited.elapsed().as_nanos() as u64;
+    server.ask("accept a l")?;
+    client.ask("close c")?;
+    server.ask("close a")?;
+
+    let connect = Want::connect(&client, from, at);
+    let accept = Want::accept(&server, at, from);
+    let events = trace.said_exactly(&[
+        connect.clone(),
+        accept.clone(),
+        connect.close(Local),
+        accept.close(Remote),
+    ])?;
+    for event in &events {
+        let server_side = event.local == at;
+        ensure!(event.handshake().is_some() != server_side, "{event:?}");
+        ensure!(event.accept_wait().is_some() == server_side, "{event:?}");
+        ensure!(event.accept_wait().is_none_or(|w| w >= waited), "{event:?}");
+        ensure!(event.duration().is_none_or(|d| d >= waited), "{event:?}");
+        if let Some(counters) = event.counters {
+            ensure!(event.first_fin.is_some(), "{event:?}");
+            ensure!(counters.segments_sent >= 1, "{event:?}");
+            ensure!(counters.segments_received >= 2, "{event:?}");
+            ensure!(counters.retransmits == 0, "{event:?}");
+        }
+    }
+    Ok(())
+}
+
+/// An address of the namespace where nobody listens.
+fn closed_port(netns: &NetNs) -> Result<std::net::SocketAddr> {
+    let mut actor = Actor::new("reserve", netns)?;
+    let at = actor.address("listen l 127.0.0.1:0")?;
+    actor.ask("close l")?;
+    Ok(at)
+}
+
+fn refused() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut client = Actor::new("client", &netns)?;
+    let at = closed_port(&netns)?;
+
+    let silent = Trace::of(&netns)?;
+    ensure!(client.ask_error(&format!("connect c {at}"))? == 111);
+    client.ask("close c")?;
+    silent.said_exactly(&[])?;
+
+    let trace = failures_of(&netns)?;
+    ensure!(client.ask_error(&format!("connect c {at}"))? == 111);
+    client.ask("close c")?;
+    let said = trace.stop_after(1)?;
+    let [event] = said.events[..] else {
+        anyhow::bail!("not one event: {:?}", said.events);
+    };
+    let wanted = Want::connect(&client, event.local, at).failed(ResetRemote, 111);
+    ensure!(Want::from(&event) == wanted, "{event:?}");
+    ensure!(event.local.port() != 0, "{event:?}");
+    Ok(())
+}
+
+fn refused_without_blocking() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut client = Actor::new("client", &netns)?;
+    let at = closed_port(&netns)?;
+
+    let silent = Trace::of(&netns)?;
+    client.ask(&format!("connect c {at} nonblocking"))?;
+    ensure!(client.ask("error c")? == "111");
+    client.ask("close c")?;
+    silent.said_exactly(&[])?;
+
+    // The second connect only fetches the error of the first.
+    let trace = failures_of(&netns)?;
+    let from = client.address(&format!("connect c {at} nonblocking"))?;
+    ensure!(client.ask_error(&format!("connect c {at}"))? == 111);
+    client.ask("close c")?;
+    trace.said_exactly(&[Want::connect(&client, from, at).failed(ResetRemote, 111)])?;
+    Ok(())
+}
+
+fn connected_without_blocking() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let trace = Trace::of(&netns)?;
+
+    let at = server.address("listen l 127.0.0.1:0")?;
+    client.ask(&format!("connect c {at} nonblocking"))?;
+    let from = client.address("connected c")?;
+    server.ask("accept a l")?;
+    client.ask("close c")?;
+    server.ask("eof a")?;
+    server.ask("close a")?;
+
+    let connect = Want::connect(&client, from, at);
+    let accept = Want::accept(&server, at, from);
+    trace.said_exactly(&[
+        connect.clone(),
+        accept.clone(),
+        connect.close(Local),
+        accept.close(Remote),
+    ])?;
+    Ok(())
+}
+
+/// A namespace with a link whose other end drops everything, and an address behind it.
+fn black_hole() -> Result<(NetNs, NetNs, std::net::SocketAddr)> {
+    let (netns, other) = (NetNs::new()?, NetNs::new()?);
+    netns.ip(&[
+        "link",
+        "add",
+        "name",
+        "near",
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "far",
+        "netns",
+        &other.path(),
+    ])?;
+    netns.ip(&["addr", "add", "192.0.2.1/24", "dev", "near"])?;
+    netns.ip(&["link", "set", "near", "up"])?;
+    other.ip(&["link", "set", "far", "up"])?;
+    // A neighbour that is there for sure, so that nothing waits for ARP.
+    netns.ip(&[
+        "neigh",
+        "replace",
+        "192.0.2.2",
+        "lladdr",
+        "02:00:00:00:00:02",
+        "dev",
+        "near",
+        "nud",
+        "permanent",
+    ])?;
+    Ok((netns, other, "192.0.2.2:80".parse()?))
+}
+
+fn closed_before_it_connected() -> Result<()> {
+    let (netns, _other, at) = black_hole()?;
+    let mut client = Actor::new("client", &netns)?;
+
+    let silent = Trace::of(&netns)?;
+    client.ask(&format!("connect c {at} nonblocking"))?;
+    client.ask("close c")?;
+    silent.said_exactly(&[])?;
+
+    let trace = failures_of(&netns)?;
+    let from = client.address(&format!("connect c {at} nonblocking"))?;
+    client.ask("close c")?;
+    trace.said_exactly(&[Want::connect(&client, from, at)
+        .failed(Local, 0)
+        .closer(client.pid, "client")])?;
+    Ok(())
+}
+
+fn nobody_answers() -> Result<()> {
+    let (netns, _other, at) = black_hole()?;
+    netns.sysctl("ipv4/tcp_syn_retries", "1")?;
+    netns
+        .sysctl("ipv4/tcp_syn_linear_timeouts", "0")
+        .or_else(|_| anyhow::Ok(()))?;
+    let mut client = Actor::new("client", &netns)?;
+    let trace = failures_of(&netns)?;
+
+    let from = client.address(&format!("connect c {at} nonblocking"))?;
+    ensure!(client.ask("error c")? == "110");
+    client.ask("close c")?;
+    trace.said_exactly(&[Want::connect(&client, from, at).failed(Timeout, 110)])?;
+    Ok(())
+}
+
+fn no_route() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut client = Actor::new("client", &netns)?;
+    let at = "203.0.113.7:80".parse()?;
+    let trace = failures_of(&netns)?;
+
+    ensure!(client.ask_error(&format!("connect c {at}"))? == 101);
+    ensure!(client.ask_error(&format!("connect c {at}"))? == 101);
+    client.ask("close c")?;
+    let attempt = Want::connect(&client, "0.0.0.0:0".parse()?, at).failed(Unknown, 101);
+    trace.said_exactly(&[attempt.clone(), attempt])?;
+    Ok(())
+}

@@ -1,0 +1,27 @@
+//! The scenarios, by theme.
+
+mod accepts;
+mod ends;
+mod identity;
+mod io_uring;
+mod lifecycle;
+mod odd;
+mod snapshot;
+
+use anyhow::Result;
+
+/// A scenario: its name and what it does.
+pub type Case = (&'static str, fn() -> Result<()>);
+
+pub fn all() -> Vec<Case> {
+    [
+        lifecycle::CASES,
+        ends::CASES,
+        identity::CASES,
+        accepts::CASES,
+        odd::CASES,
+        snapshot::CASES,
+        io_uring::CASES,
+    ]
+    .concat()
+}

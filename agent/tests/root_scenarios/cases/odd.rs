@@ -1,0 +1,199 @@
+//! What TCP allows and few programs do.
+
+use anyhow::{Result, ensure};
+use tcptracer::bpf::{Config, Family, Filter};
+use tcptracer::event::Kind;
+use tcptracer::event::Reason::{Local, Remote, ResetLocal, ResetRemote};
+
+use super::Case;
+use crate::actor::Actor;
+use crate::trace::{Trace, Want, of, same};
+use crate::world::NetNs;
+
+pub const CASES: &[Case] = &[
+    ("self_connect", self_connect),
+    ("socket_that_connects_again", socket_that_connects_again),
+    ("mapped_address", mapped_address),
+    ("fast_open", fast_open),
+    (
+        "fast_open_accepted_before_the_handshake_is_over",
+        fast_open_early,
+    ),
+    ("mptcp", || mptcp("mptcp")),
+    ("mptcp_listener_and_plain_client", || mptcp("")),
+];
+
+fn self_connect() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut actor = Actor::new("narcissus", &netns)?;
+    let trace = Trace::of(&netns)?;
+    let at = actor.address("connect-self c")?;
+    actor.ask("send c 4")?;
+    actor.ask("recv c 4")?;
+    actor.ask("close c")?;
+    let connect = Want::connect(&actor, at, at);
+    trace.said_exactly(&[connect.clone(), connect.close(Local).bytes(4, 4)])?;
+    Ok(())
+}
+
+fn socket_that_connects_again() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let trace = Trace::of(&netns)?;
+    let at = server.address("listen l 127.0.0.1:0")?;
+    let mut wanted = Vec::new();
+    for life in 0..3 {
+        let from = client.address(&format!("connect c {at}"))?;
+        server.ask("accept a l")?;
+        let connect = Want::connect(&client, from, at);
+        let accept = Want::accept(&server, at, from);
+        wanted.extend([connect.clone(), accept.clone()]);
+        if life < 2 {
+            client.ask("unspec c")?;
+            ensure!(server.ask("error a")? == "104");
+            server.ask("close a")?;
+            wanted.push(connect.close(ResetLocal));
+            wanted.push(accept.close(ResetRemote).errno(104).no_closer());
+        } else {
+            client.ask("close c")?;
+            server.ask("eof a")?;
+            server.ask("close a")?;
+            wanted.extend([connect.close(Local), accept.close(Remote)]);
+        }
+    }
+    let events = trace.said_exactly(&wanted)?;
+    let mut lives: Vec<_> = events
+        .iter()
+        .filter(|e| e.kind == Kind::Connect)
+        .map(|e| e.id)
+        .collect();
+    lives.sort();
+    ensure!(lives.iter().map(|id| id.life).eq(0..3), "{lives:?}");
+    ensure!(
+        lives.iter().all(|id| id.cookie == lives[0].cookie),
+        "{lives:?}"
+    );
+    Ok(())
+}
+
+/// An IPv6 socket that connects to an IPv4 address is IPv6 to `-4` and `-6`, and never lost.
+fn mapped_address() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let by_family = |family| -> Result<Trace> {
+        Trace::with(Config {
+            filter: Filter {
+                family: Some(family),
+                ..of(&netns)?
+            },
+            ..Config::default()
+        })
+    };
+    let (any, v4, v6) = (
+        Trace::of(&netns)?,
+        by_family(Family::V4)?,
+        by_family(Family::V6)?,
+    );
+    let port = server.address("listen l 127.0.0.1:0")?.port();
+    let at = format!("[::ffff:127.0.0.1]:{port}").parse()?;
+    let from = client.address(&format!("connect c {at}"))?;
+    server.ask("accept a l")?;
+    client.ask("close c")?;
+    server.ask("eof a")?;
+    server.ask("close a")?;
+    let connect = Want::connect(&client, from, at);
+    let accept = Want::accept(
+        &server,
+        format!("127.0.0.1:{port}").parse()?,
+        format!("127.0.0.1:{}", from.port()).parse()?,
+    );
+    let of_client = [connect.clone(), connect.close(Local)];
+    let of_server = [accept.clone(), accept.close(Remote)];
+    any.said_exactly(&[&of_client[..], &of_server[..]].concat())?;
+    v4.said_exactly(&of_server)?;
+    v6.said_exactly(&of_client)?;
+    Ok(())
+}
+
+/// The second connection of a client has a cookie, and its data in the SYN.
+fn fast_open() -> Result<()> {
+    fast_open_with("0x403", 2, |server, client| {
+        server.ask("accept a l")?;
+        server.ask("recv a 5")?;
+        client.ask("close c")?;
+        server.ask("eof a")?;
+        server.ask("close a").map(drop)
+    })
+}
+
+/// Without a cookie; the server has its data, and closes, before the client's ACK can matter.
+fn fast_open_early() -> Result<()> {
+    fast_open_with("0x607", 1, |server, client| {
+        server.ask("accept a l")?;
+        server.ask("recv a 5")?;
+        client.ask("close c")?;
+        server.ask("eof a")?;
+        server.ask("close a").map(drop)
+    })
+}
+
+fn fast_open_with(
+    setting: &str,
+    rounds: usize,
+    finish: impl Fn(&mut Actor, &mut Actor) -> Result<()>,
+) -> Result<()> {
+    let netns = NetNs::new()?;
+    netns.sysctl("ipv4/tcp_fastopen", setting)?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let trace = Trace::of(&netns)?;
+    let at = server.address("listen l 127.0.0.1:0")?;
+    let mut wanted = Vec::new();
+    for _ in 0..rounds {
+        let from = client.address(&format!("connect c {at} fastopen=hello"))?;
+        finish(&mut server, &mut client)?;
+        let connect = Want::connect(&client, from, at);
+        let accept = Want::accept(&server, at, from);
+        wanted.extend([
+            connect.clone(),
+            accept.clone(),
+            connect.close(Local).bytes(5, 0),
+            accept.close(Remote).bytes(0, 5),
+        ]);
+    }
+    trace.said_exactly(&wanted)?;
+    Ok(())
+}
+
+/// The TCP connection below is traced; the client's or the listener's MPTCP changes nothing.
+fn mptcp(client_option: &str) -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let trace = Trace::of(&netns)?;
+    let at = server.address("listen l 127.0.0.1:0 mptcp")?;
+    let from = client.address(format!("connect c {at} {client_option}").trim_end())?;
+    server.ask("accept a l")?;
+    client.ask("send c 6")?;
+    server.ask("recv a 6")?;
+    client.ask("close c")?;
+    server.ask("eof a")?;
+    server.ask("close a")?;
+    let connect = Want::connect(&client, from, at);
+    let accept = Want::accept(&server, at, from);
+    let said = trace.stop_after(4)?;
+    // Who closes a subflow, the process or the kernel for it, is up to the kernel.
+    let wanted = [
+        connect.clone(),
+        accept.clone(),
+        connect.close(Local).bytes(6, 0),
+        accept.close(Remote).bytes(0, 6),
+    ];
+    same(
+        said.events.iter().map(|e| Want::from(e).no_closer()),
+        wanted.iter().map(Want::no_closer).collect(),
+    )?;
+    Ok(())
+}

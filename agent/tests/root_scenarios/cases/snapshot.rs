@@ -1,0 +1,156 @@
+//! Connections that are older than the tracer.
+
+use anyhow::Result;
+use tcptracer::bpf::Config;
+use tcptracer::event::Kind;
+use tcptracer::event::Reason::{Local, Remote};
+
+use super::Case;
+use crate::actor::Actor;
+use crate::trace::{Trace, Want, of, same};
+use crate::world::NetNs;
+
+pub const CASES: &[Case] = &[
+    ("open_before_the_start", || open_before_the_start(false)),
+    ("open_before_the_start_and_listed", || {
+        open_before_the_start(true)
+    }),
+    ("connecting_before_the_start", connecting_before_the_start),
+    ("open_in_several_namespaces", open_in_several_namespaces),
+    ("half_closed_before_the_start", half_closed_before_the_start),
+];
+
+fn open_before_the_start(existing: bool) -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let at = server.address("listen l 127.0.0.1:0")?;
+    let from = client.address(&format!("connect c {at}"))?;
+    server.ask("accept a l")?;
+    client.ask("send c 11")?;
+    server.ask("recv a 11")?;
+
+    let trace = Trace::with(Config {
+        filter: of(&netns)?,
+        existing,
+        ..Config::default()
+    })?;
+    server.ask("send a 5")?;
+    client.ask("recv c 5")?;
+    client.ask("close c")?;
+    server.ask("eof a")?;
+    server.ask("close a")?;
+
+    let connect = Want::connect(&client, from, at).snapshot();
+    let accept = Want::accept(&server, at, from).snapshot();
+    let mut wanted = vec![
+        connect.close(Local).bytes(11, 5),
+        accept.close(Remote).bytes(5, 11),
+    ];
+    if existing {
+        wanted.push(connect.existing().bytes(11, 0));
+        wanted.push(accept.existing().bytes(0, 11));
+    }
+    trace.said_exactly(&wanted)?;
+    Ok(())
+}
+
+/// It is in SYN_SENT at the start, because the listener's queue is full.
+fn connecting_before_the_start() -> Result<()> {
+    let (near, far) = (NetNs::new()?, NetNs::new()?);
+    near.ip(&[
+        "link",
+        "add",
+        "name",
+        "near",
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "far",
+        "netns",
+        &far.path(),
+    ])?;
+    near.ip(&["addr", "add", "192.0.2.1/24", "dev", "near"])?;
+    near.ip(&["link", "set", "near", "up"])?;
+    far.ip(&["addr", "add", "192.0.2.2/24", "dev", "far"])?;
+    far.ip(&["link", "set", "far", "up"])?;
+    // The SYN is dropped until the route is there again; the client sends it again after a second.
+    far.ip(&["route", "replace", "blackhole", "192.0.2.1/32"])?;
+    let mut server = Actor::new("server", &far)?;
+    let mut client = Actor::new("client", &near)?;
+    let at = server.address("listen l 192.0.2.2:0")?;
+    client.ask(&format!("connect c {at} nonblocking"))?;
+
+    let trace = Trace::of(&near)?;
+    far.ip(&["route", "del", "blackhole", "192.0.2.1/32"])?;
+    let from = client.address("connected c")?;
+    client.ask("close c")?;
+    server.ask("accept a l")?;
+    server.ask("eof a")?;
+    server.ask("close a")?;
+    let connect = Want::connect(&client, from, at);
+    trace.said_exactly(&[connect.clone(), connect.close(Local)])?;
+    Ok(())
+}
+
+fn open_in_several_namespaces() -> Result<()> {
+    let mut ends = Vec::new();
+    let mut wanted = Vec::new();
+    for _ in 0..2 {
+        let netns = NetNs::new()?;
+        let mut server = Actor::new("server", &netns)?;
+        let mut client = Actor::new("client", &netns)?;
+        let at = server.address("listen l 127.0.0.1:0")?;
+        let from = client.address(&format!("connect c {at}"))?;
+        server.ask("accept a l")?;
+        let connect = Want::connect(&client, from, at).snapshot();
+        let accept = Want::accept(&server, at, from).snapshot();
+        wanted.extend([
+            connect.existing().bytes(0, 0),
+            accept.existing().bytes(0, 0),
+        ]);
+        wanted.extend([connect.close(Local), accept.close(Remote)]);
+        ends.push((netns, server, client));
+    }
+    let mut trace = Trace::with(Config {
+        existing: true,
+        ..Config::default()
+    })?;
+    for (_, server, client) in &mut ends {
+        client.ask("close c")?;
+        server.ask("eof a")?;
+        server.ask("close a")?;
+    }
+    // This one sees the whole host, so only what these processes did counts.
+    let ours: Vec<u32> = ends
+        .iter()
+        .flat_map(|(_, server, client)| [server.pid, client.pid])
+        .collect();
+    for &pid in &ours {
+        trace.wait_for("the close", |e| e.owner.pid == pid && e.kind == Kind::Close)?;
+    }
+    let said = trace.stop_after(0)?;
+    let of_ours = said.events.iter().filter(|e| ours.contains(&e.owner.pid));
+    same(of_ours.map(Want::from), wanted)
+}
+
+fn half_closed_before_the_start() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let at = server.address("listen l 127.0.0.1:0")?;
+    let from = client.address(&format!("connect c {at}"))?;
+    server.ask("accept a l")?;
+    client.ask("shutdown c")?;
+    server.ask("eof a")?;
+    let trace = Trace::of(&netns)?;
+    server.ask("close a")?;
+    client.ask("eof c")?;
+    client.ask("close c")?;
+    // Who sent the client's FIN was not seen.
+    let connect = Want::connect(&client, from, at).snapshot();
+    let accept = Want::accept(&server, at, from).snapshot();
+    trace.said_exactly(&[connect.close(Local).no_closer(), accept.close(Remote)])?;
+    Ok(())
+}
