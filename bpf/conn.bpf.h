@@ -11,11 +11,6 @@
 #ifndef TT_CONN_BPF_H
 #define TT_CONN_BPF_H
 
-static __always_inline __u32 netns_of(struct sock *sk)
-{
-	return sk->__sk_common.skc_net.net->ns.inum;
-}
-
 static __always_inline bool has_flag(struct sock *sk, int bit)
 {
 	return (sk->__sk_common.skc_flags >> bit) & 1;
@@ -150,10 +145,24 @@ static __always_inline void heal_connect(struct tt_conn *conn, struct sock *sk)
  * The application closes a connection that no hook saw it accept. Only from its own
  * close or after it: in softirq the accept may still be on its way to our hook.
  */
-static __always_inline void heal_accept(struct tt_conn *conn)
+static __always_inline void heal_accept(struct tt_conn *conn, bool current_closes)
 {
-	if (!conn->opened && conn->role == TT_ROLE_SERVER)
-		report_opened(conn, bpf_ktime_get_ns());
+	struct tt_process *listener;
+
+	if (conn->opened || conn->role != TT_ROLE_SERVER)
+		return;
+	/* A TFO child has been accepted, and waited for the end of the handshake. */
+	if (!conn->t_accepted) {
+		listener = sole_listener(conn->netns, conn->local_port);
+		if (listener) {
+			conn->owner = *listener;
+			conn->source = TT_SOURCE_LISTENER;
+		} else if (current_closes) {
+			read_process(bpf_get_current_task_btf(), &conn->owner);
+			conn->source = TT_SOURCE_CLOSER;
+		}
+	}
+	report_opened(conn, bpf_ktime_get_ns());
 }
 
 /* CLOSE -> SYN_SENT, in the connecting process. The source port is not chosen yet. */
@@ -173,23 +182,10 @@ static __always_inline void on_syn_sent(struct sock *sk)
 	insert(sk, &conn);
 }
 
-/* -> LISTEN, in the process that listens. */
-static __always_inline void on_listen(struct sock *sk)
-{
-	struct tt_process *owner;
-
-	if (!tt_config.inherit_listener)
-		return;
-	owner = bpf_sk_storage_get(&listeners, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (owner)
-		read_process(bpf_get_current_task_btf(), owner);
-}
-
 /* SYN_RECV -> ESTABLISHED of a socket that did not connect: it was accepted for. */
 static __always_inline void on_passive_established(struct sock *sk)
 {
 	struct tt_conn conn = {};
-	struct tt_process *owner = NULL;
 
 	conn.netns = netns_of(sk);
 	if (!follows(sk->__sk_common.skc_family, conn.netns))
@@ -198,12 +194,6 @@ static __always_inline void on_passive_established(struct sock *sk)
 	conn.t_established = bpf_ktime_get_ns();
 	conn.role = TT_ROLE_SERVER;
 	read_tuple(&conn, sk);
-	if (tt_config.inherit_listener)
-		owner = bpf_sk_storage_get(&listeners, sk, NULL, 0);
-	if (owner) {
-		conn.owner = *owner;
-		conn.source = TT_SOURCE_LISTENER;
-	}
 	insert(sk, &conn);
 }
 
@@ -239,7 +229,7 @@ static __always_inline void on_local_fin(struct sock *sk, int to)
 		conn->reason = TT_REASON_LOCAL;
 	}
 	if (is_grafted(sk)) {
-		heal_accept(conn);
+		heal_accept(conn, true);
 		capture_closer(conn);
 	}
 }
@@ -367,7 +357,7 @@ static __always_inline void on_destroyed(struct sock *sk)
 			on_failed(conn, sk);
 	}
 	if (conn->grafted)
-		heal_accept(conn);
+		heal_accept(conn, false);
 	if (conn->opened && !conn->reported)
 		report_closed(conn, sk);
 	bpf_map_delete_elem(&conns, &key);

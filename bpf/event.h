@@ -31,6 +31,7 @@ enum tt_source {
 	TT_SOURCE_ACCEPT = 2,   /* it called accept */
 	TT_SOURCE_LISTENER = 3, /* it called listen; who accepted was not seen */
 	TT_SOURCE_SNAPSHOT = 4, /* it held the socket when tracing started */
+	TT_SOURCE_CLOSER = 5,   /* it closed the connection; nothing better is known */
 };
 
 enum tt_reason {
@@ -121,8 +122,7 @@ struct tt_config {
 	__u8 by_mntns;
 	__u8 failed;           /* report failed connects */
 	__u8 list_existing;    /* the snapshot reports what it finds */
-	__u8 inherit_listener; /* listener storage is usable (5.11) */
-	__u8 pad;
+	__u8 pad[2];
 };
 
 _Static_assert(sizeof(struct tt_process) == 40, "tt_process has a hole");

@@ -37,12 +37,18 @@ struct {
 	__type(value, struct tt_conn);
 } conns SEC(".maps");
 
-/* Who called listen. The kernel copies it into every socket the listener spawns. */
+/* Who listens on a port, by netns << 16 | port: looked up only if an accept was not seen. */
+struct tt_listener {
+	struct tt_process owner;
+	__u32 sockets; /* SO_REUSEPORT, several addresses, IPv4 and IPv6 */
+	__u32 shared;  /* by several processes: the port does not tell whose it is */
+};
+
 struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
-	__type(key, int);
-	__type(value, struct tt_process);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, struct tt_listener);
 } listeners SEC(".maps");
 
 /*
@@ -83,14 +89,14 @@ struct {
 	__type(value, __u64);
 } counters SEC(".maps");
 
-/* The snapshot's first pass: ports somebody listens on, as netns << 16 | port. */
+/* The snapshot's: listening sockets that it has met, which several processes may hold. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 16384);
 	__type(key, __u64);
 	__type(value, __u8);
-} listening_ports SEC(".maps");
+} seen_listeners SEC(".maps");
 
 /* Atomic: softirq may interrupt the addition on the same CPU. */
 static __always_inline void count(__u32 what)

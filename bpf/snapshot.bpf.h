@@ -15,26 +15,15 @@ static __always_inline struct sock *sock_of_file(struct file *file)
 	return socket ? socket->sk : NULL;
 }
 
-static __always_inline __u64 listening_port(__u32 netns, __u16 port)
-{
-	return (__u64)netns << 16 | port;
-}
-
 static __always_inline void seed_listener(struct task_struct *task, struct sock *sk)
 {
-	__u64 port = listening_port(netns_of(sk), sk->__sk_common.skc_num);
-	struct tt_process *owner;
-	__u8 present = 1;
+	__u64 key = (__u64)sk;
+	__u8 seen = 1;
 
-	if (sk->__sk_common.skc_state != BPF_TCP_LISTEN ||
-	    (sk->sk_protocol != IPPROTO_TCP && sk->sk_protocol != IPPROTO_MPTCP))
-		return;
-	bpf_map_update_elem(&listening_ports, &port, &present, BPF_ANY);
-	if (!tt_config.inherit_listener || bpf_sk_storage_get(&listeners, sk, NULL, 0))
-		return;
-	owner = bpf_sk_storage_get(&listeners, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (owner)
-		read_process(task, owner);
+	if (sk->__sk_common.skc_state == BPF_TCP_LISTEN &&
+	    (sk->sk_protocol == IPPROTO_TCP || sk->sk_protocol == IPPROTO_MPTCP) &&
+	    !bpf_map_update_elem(&seen_listeners, &key, &seen, BPF_NOEXIST))
+		add_listener(task, sk);
 }
 
 /* The rest of a connection whose tuple and cookie are known; false if it is not to be kept. */
@@ -52,8 +41,8 @@ static __always_inline bool seed(struct task_struct *task, struct sock *sk, stru
 		conn->role = TT_ROLE_CLIENT;
 		conn->source = TT_SOURCE_CONNECT;
 	} else {
-		conn->role = bpf_map_lookup_elem(&listening_ports, &port) ? TT_ROLE_SERVER
-									    : TT_ROLE_CLIENT;
+		conn->role = bpf_map_lookup_elem(&listeners, &port) ? TT_ROLE_SERVER
+								      : TT_ROLE_CLIENT;
 		conn->source = TT_SOURCE_SNAPSHOT;
 		conn->opened = 1;
 		if (state == BPF_TCP_CLOSE_WAIT || state == BPF_TCP_LAST_ACK)

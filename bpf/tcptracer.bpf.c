@@ -12,6 +12,7 @@
 #include "maps.bpf.h"
 #include "process.bpf.h"
 #include "filter.bpf.h"
+#include "listener.bpf.h"
 #include "emit.bpf.h"
 #include "conn.bpf.h"
 #include "accept.bpf.h"
@@ -40,11 +41,13 @@ int BPF_PROG(tt_set_state, struct sock *sk, int from, int to)
 		on_remote_fin(sk);
 		break;
 	case BPF_TCP_CLOSE:
-		if (from != BPF_TCP_LISTEN && from != BPF_TCP_CLOSE)
+		if (from == BPF_TCP_LISTEN)
+			remove_listener(sk);
+		else if (from != BPF_TCP_CLOSE)
 			on_closed(sk, from);
 		break;
 	case BPF_TCP_LISTEN:
-		on_listen(sk);
+		add_listener(bpf_get_current_task_btf(), sk);
 		break;
 	}
 	return 0;

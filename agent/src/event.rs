@@ -68,6 +68,8 @@ pub enum Source {
     Listener,
     /// It held the socket when tracing started.
     Snapshot,
+    /// It closed the connection; no hook saw who accepted, and several processes listen.
+    Closer,
     /// There is no owner.
     Unknown,
 }

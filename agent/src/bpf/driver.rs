@@ -30,7 +30,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::config::{Config, Family};
 use super::maps;
-use super::probe::{Facts, Plan, set_inherit_listener, unload_all};
+use super::probe::{Facts, Plan, unload_all};
 use super::skel::types::tt_counter;
 use super::skel::{OpenTcptracerSkel, TcptracerSkel, TcptracerSkelBuilder};
 use super::wire::{self, EVENT_SIZE};
@@ -235,7 +235,6 @@ fn open_filter(
 
 fn choose_programs(skel: &mut OpenTcptracerSkel<'_>, plan: &Plan, failed: bool) {
     unload_all(skel);
-    set_inherit_listener(skel, plan.inherit_listener);
     let progs = &mut skel.progs;
     progs.tt_set_state.set_autoload(true);
     progs.tt_destroy_sock.set_autoload(true);
@@ -358,7 +357,7 @@ impl Outlet {
     }
 
     fn put(&mut self, event: Event) {
-        if event.kind == Kind::Accept && event.source == Source::Listener {
+        if event.kind == Kind::Accept && event.source != Source::Accept {
             self.unseen_accepts += 1;
         }
         self.batch.push(event);

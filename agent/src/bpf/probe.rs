@@ -27,9 +27,7 @@ pub struct Facts {
     pub syscall_tracepoints: bool,
     /// tracefs has the io_uring tracepoint.
     pub io_uring_tracepoint: bool,
-    /// The state machine loads with storage on listeners (5.11).
-    pub listener_storage: bool,
-    /// The state machine loads without it.
+    /// The state machine loads.
     pub state_machine: bool,
     /// `fexit/inet_csk_accept` loads.
     pub fexit_accept: bool,
@@ -40,8 +38,6 @@ pub struct Facts {
 /// Which programs to load and attach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Listeners hand their owner down to the sockets they spawn.
-    pub inherit_listener: bool,
     /// Attach `fexit/inet_csk_accept`.
     pub fexit_accept: bool,
     /// Attach `tp/syscalls/sys_exit_accept{,4}`, also beside fexit: only these see a thread that
@@ -94,14 +90,13 @@ impl Plan {
         if !facts.btf {
             return Err(Impossible::NoBtf);
         }
-        if !facts.listener_storage && !facts.state_machine {
+        if !facts.state_machine {
             return Err(Impossible::NoStateMachine);
         }
         if !facts.fexit_accept && !facts.syscall_tracepoints {
             return Err(Impossible::NoAcceptHook);
         }
         Ok(Self {
-            inherit_listener: facts.listener_storage,
             fexit_accept: facts.fexit_accept,
             syscalls: facts.syscall_tracepoints,
             // fexit sees the accepts of io_uring as well.
@@ -113,9 +108,6 @@ impl Plan {
     /// What the user should know is missing, one sentence each.
     pub fn shortcomings(&self) -> Vec<&'static str> {
         let mut all = Vec::new();
-        if !self.inherit_listener {
-            all.push("a connection whose accept is not seen has no owner (needs 5.11)");
-        }
         if !self.syscalls {
             all.push(
                 "threads already blocked in accept are not named: tracefs is not mounted \
@@ -144,11 +136,6 @@ impl Facts {
         let btf = Path::new("/sys/kernel/btf/vmlinux").exists();
         // Without these three every trial fails, and for a reason that is known.
         let can_try = cap_bpf && cap_perfmon && btf;
-        let listener_storage = can_try
-            && loads(|skel| {
-                skel.progs.tt_set_state.set_autoload(true);
-                set_inherit_listener(skel, true);
-            });
 
         Self {
             cap_bpf,
@@ -156,9 +143,7 @@ impl Facts {
             btf,
             syscall_tracepoints: has_tracepoint("syscalls/sys_exit_accept4"),
             io_uring_tracepoint: has_tracepoint("io_uring/io_uring_complete"),
-            listener_storage,
-            state_machine: listener_storage
-                || can_try && loads(|skel| skel.progs.tt_set_state.set_autoload(true)),
+            state_machine: can_try && loads(|skel| skel.progs.tt_set_state.set_autoload(true)),
             fexit_accept: can_try && loads(|skel| skel.progs.tt_inet_csk_accept.set_autoload(true)),
             snapshot: can_try && loads(|skel| skel.progs.tt_seed_connections.set_autoload(true)),
         }
@@ -177,15 +162,6 @@ fn has_tracepoint(name: &str) -> bool {
         })
 }
 
-/// Tells the programs whether they may use listener storage; without, the map is not even made.
-pub(super) fn set_inherit_listener(skel: &mut OpenTcptracerSkel<'_>, on: bool) {
-    if let Some(rodata) = skel.maps.rodata_data.as_deref_mut() {
-        rodata.tt_config.inherit_listener = on.into();
-    }
-    // Cannot fail before load.
-    let _ = skel.maps.listeners.set_autocreate(on);
-}
-
 /// Turns every program off, so that the caller names those it wants.
 pub(super) fn unload_all(skel: &mut OpenTcptracerSkel<'_>) {
     for mut prog in skel.open_object_mut().progs_mut() {
@@ -200,7 +176,6 @@ fn loads(choose: impl FnOnce(&mut OpenTcptracerSkel<'_>)) -> bool {
         return false;
     };
     unload_all(&mut skel);
-    set_inherit_listener(&mut skel, false);
     let _ = skel.maps.cgroupmap.set_autocreate(false);
     let _ = skel.maps.mntnsmap.set_autocreate(false);
     // The trial needs the maps, not their room.
@@ -220,14 +195,12 @@ mod tests {
         btf: true,
         syscall_tracepoints: true,
         io_uring_tracepoint: true,
-        listener_storage: true,
         state_machine: true,
         fexit_accept: true,
         snapshot: true,
     };
 
     const FULL: Plan = Plan {
-        inherit_listener: true,
         fexit_accept: true,
         syscalls: true,
         io_uring_accept: false,
@@ -257,7 +230,7 @@ mod tests {
         );
         assert_eq!(plan(|f| f.btf = false), Err(Impossible::NoBtf));
         assert_eq!(
-            plan(|f| (f.listener_storage, f.state_machine) = (false, false)),
+            plan(|f| f.state_machine = false),
             Err(Impossible::NoStateMachine)
         );
         assert_eq!(
@@ -294,19 +267,6 @@ mod tests {
     #[test]
     fn without_any_io_uring_hook_it_is_told() {
         let plan = plan(|f| (f.fexit_accept, f.io_uring_tracepoint) = (false, false));
-        assert_eq!(plan.map(|p| p.shortcomings().len()), Ok(1));
-    }
-
-    #[test]
-    fn without_listener_storage_owners_are_not_inherited() {
-        let plan = plan(|f| f.listener_storage = false);
-        assert_eq!(
-            plan,
-            Ok(Plan {
-                inherit_listener: false,
-                ..FULL
-            })
-        );
         assert_eq!(plan.map(|p| p.shortcomings().len()), Ok(1));
     }
 

@@ -266,6 +266,7 @@ fn source(value: u8) -> Result<Source, DecodeError> {
         tt_source::TT_SOURCE_ACCEPT => Source::Accept,
         tt_source::TT_SOURCE_LISTENER => Source::Listener,
         tt_source::TT_SOURCE_SNAPSHOT => Source::Snapshot,
+        tt_source::TT_SOURCE_CLOSER => Source::Closer,
         _ => return unknown("source", value),
     })
 }
@@ -305,7 +306,7 @@ mod tests {
             bytes[offset_of!(RawEvent, r#type)] = kind;
             bytes[conn + offset_of!(RawConn, family)..][..2].copy_from_slice(&family.to_ne_bytes());
             bytes[conn + offset_of!(RawConn, role)] = small % 3;
-            bytes[conn + offset_of!(RawConn, source)] = small % 5;
+            bytes[conn + offset_of!(RawConn, source)] = small % 6;
             bytes[conn + offset_of!(RawConn, reason)] = small % 7;
             let valid = (1..=5).contains(&kind) && (family == AF_INET || family == AF_INET6);
             prop_assert_eq!(decode(&bytes).is_ok(), valid);

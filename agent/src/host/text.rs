@@ -44,6 +44,7 @@ pub fn source(source: Source) -> &'static str {
         Source::Accept => "accept",
         Source::Listener => "listener",
         Source::Snapshot => "snapshot",
+        Source::Closer => "closer",
         Source::Unknown => "unknown",
     }
 }
