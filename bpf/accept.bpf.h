@@ -6,26 +6,44 @@
 #ifndef TT_ACCEPT_BPF_H
 #define TT_ACCEPT_BPF_H
 
-/* The TCP socket behind a file descriptor of the current process, or NULL. */
-static __always_inline struct sock *sock_of_fd(__u32 fd)
+/* The file behind a descriptor of the current process, or NULL. */
+static __always_inline struct file *file_of_fd(__u32 fd)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
-	struct file **files = BPF_CORE_READ(table, fd), *file = NULL;
-	struct socket *socket;
+	struct fdtable *table = bpf_get_current_task_btf()->files->fdt;
+	struct file *file = NULL;
+
+	if (fd < table->max_fds)
+		bpf_probe_read_kernel(&file, sizeof(file), table->fd + fd);
+	return file;
+}
+
+/* What a socket's file refers to, and garbage for other files. */
+static __always_inline struct sock *sock_of(struct file *file)
+{
+	struct socket *socket = BPF_CORE_READ(file, private_data);
+
+	return BPF_CORE_READ(socket, sk);
+}
+
+/* The TCP socket of a file, or NULL. */
+static __always_inline struct sock *tcp_sock_of(struct file *file)
+{
 	struct sock *sk;
 
-	if (fd >= BPF_CORE_READ(table, max_fds))
+	if ((BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
 		return NULL;
-	bpf_probe_read_kernel(&file, sizeof(file), files + fd);
-	if (!file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
-		return NULL;
-	socket = BPF_CORE_READ(file, private_data);
-	sk = BPF_CORE_READ(socket, sk);
+	sk = sock_of(file);
 	if (bpf_core_type_exists(struct mptcp_sock) && sk &&
 	    BPF_CORE_READ(sk, sk_protocol) == IPPROTO_MPTCP)
 		sk = BPF_CORE_READ((struct mptcp_sock *)sk, first);
-	return sk;
+	return sk && BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP ? sk : NULL;
+}
+
+static __always_inline struct sock *tcp_sock_of_fd(__u32 fd)
+{
+	struct file *file = file_of_fd(fd);
+
+	return file ? tcp_sock_of(file) : NULL;
 }
 
 /* Unique: two events on one CPU are never at the same time. */
@@ -66,8 +84,7 @@ static __noinline void adopt_accepted(struct sock *sk)
 	struct tt_conn conn = {};
 	__u64 key = (__u64)sk;
 
-	if (state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN ||
-	    BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
+	if (state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN)
 		return;
 	probe_conn(&conn, sk);
 	if (!follows(conn.family, conn.netns))
@@ -85,21 +102,10 @@ static __noinline void adopt_accepted(struct sock *sk)
 		emit_opened(&conn, TT_ACCEPT, conn.t_accepted);
 }
 
-/* adopt: whether the caller is sure that the socket has just been accepted. */
-static __always_inline void on_accepted(struct sock *sk, bool adopt)
+static __always_inline void on_accepted(struct tt_conn *conn, struct sock *sk)
 {
-	__u64 key = (__u64)sk, cookie;
-	struct tt_conn *conn;
+	__u64 cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
 
-	if (!sk)
-		return;
-	conn = bpf_map_lookup_elem(&conns, &key);
-	if (!conn) {
-		if (adopt)
-			adopt_accepted(sk);
-		return;
-	}
-	cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
 	if (conn->opened || conn->role != TT_ROLE_SERVER || conn->cookie != cookie)
 		return;
 	conn->t_accepted = bpf_ktime_get_ns();
@@ -108,6 +114,50 @@ static __always_inline void on_accepted(struct sock *sk, bool adopt)
 	/* In this order, so that the end is never in the ring before the accept. */
 	emit_opened(conn, TT_ACCEPT, conn->t_accepted);
 	conn->opened = 1;
+}
+
+static __always_inline struct tt_conn *conn_of(struct sock *sk)
+{
+	__u64 key = (__u64)sk;
+
+	return bpf_map_lookup_elem(&conns, &key);
+}
+
+/* For callers who know that the socket has just been accepted. */
+static __always_inline void on_accepted_sock(struct sock *sk)
+{
+	struct tt_conn *conn = conn_of(sk);
+
+	if (conn)
+		on_accepted(conn, sk);
+	else
+		adopt_accepted(sk);
+}
+
+/*
+ * For callers who have a descriptor only. That our state knows the address proves that
+ * it is a socket's, so the usual case needs no other check of the file.
+ */
+static __always_inline void on_accepted_fd(__u32 fd, bool adopt)
+{
+	struct file *file = file_of_fd(fd);
+	struct tt_conn *conn;
+	struct sock *sk;
+
+	if (!file)
+		return;
+	sk = sock_of(file);
+	conn = conn_of(sk);
+	if (!conn) {
+		sk = tcp_sock_of(file);
+		if (!sk)
+			return;
+		conn = conn_of(sk);
+	}
+	if (conn)
+		on_accepted(conn, sk);
+	else if (adopt)
+		adopt_accepted(sk);
 }
 
 #endif

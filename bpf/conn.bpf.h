@@ -32,9 +32,12 @@ static __always_inline void copy_in6(__u8 *to, const struct in6_addr *from)
  */
 static __always_inline void read_tuple(struct tt_conn *conn, struct sock *sk)
 {
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
 	conn->family = sk->__sk_common.skc_family;
 	conn->remote_port = __builtin_bswap16(sk->__sk_common.skc_dport);
-	conn->local_port = __builtin_bswap16(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
+	if (tp)
+		conn->local_port = __builtin_bswap16(tp->inet_conn.icsk_inet.inet_sport);
 	if (conn->family == AF_INET) {
 		*(__be32 *)conn->local = sk->__sk_common.skc_rcv_saddr;
 		*(__be32 *)conn->remote = sk->__sk_common.skc_daddr;

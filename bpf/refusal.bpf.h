@@ -73,8 +73,7 @@ static __noinline void report_refusal(struct sock *sk, struct tt_connecting *cal
 	 */
 	if (known && (known->t_closed > call->since || known->error == error))
 		return;
-	if (BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP ||
-	    BPF_CORE_READ(sk, __sk_common.skc_state) != BPF_TCP_CLOSE || !follows(conn.family, conn.netns) ||
+	if (BPF_CORE_READ(sk, __sk_common.skc_state) != BPF_TCP_CLOSE || !follows(conn.family, conn.netns) ||
 	    !read_destination(&conn, call->address))
 		return;
 	conn.t_closed = bpf_ktime_get_ns();
@@ -101,7 +100,7 @@ static __always_inline void on_connect_returned(long result)
 	if (!call)
 		return;
 	if (result < 0) {
-		sk = sock_of_fd(call->fd);
+		sk = tcp_sock_of_fd(call->fd);
 		if (sk)
 			report_refusal(sk, call, -result);
 	}

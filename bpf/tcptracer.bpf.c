@@ -63,7 +63,7 @@ int BPF_PROG(tt_destroy_sock, struct sock *sk)
 static __always_inline int accept_returned(long fd)
 {
 	if (fd >= 0)
-		on_accepted(sock_of_fd(fd), true);
+		on_accepted_fd(fd, true);
 	return 0;
 }
 
@@ -89,7 +89,8 @@ int tt_inet_csk_accept(__u64 *ctx)
 		sk = (struct sock *)ctx[2];
 	else
 		sk = (struct sock *)ctx[4];
-	on_accepted(sk, true);
+	if (sk)
+		on_accepted_sock(sk);
 	return 0;
 }
 
@@ -114,7 +115,7 @@ int tt_io_uring_complete(struct trace_event_raw_io_uring_complete *ctx)
 			: !(flags & IORING_CQE_F_MORE))
 			return 0;
 	}
-	on_accepted(sock_of_fd(fd), false);
+	on_accepted_fd(fd, false);
 	return 0;
 }
 
