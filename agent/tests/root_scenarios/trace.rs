@@ -67,10 +67,10 @@ impl Trace {
         Ok(())
     }
 
-    /// Waits for `count` events, then stops, and takes what is said until the end.
+    /// Waits for `count` events, as long as some keep coming; then stops, and takes what is said
+    /// until the end.
     pub fn stop_after(mut self, count: usize) -> Result<Said> {
-        let deadline = Instant::now() + PATIENCE;
-        while self.events.len() < count && self.receive(deadline).is_ok() {}
+        while self.events.len() < count && self.receive(Instant::now() + PATIENCE).is_ok() {}
         let losses = self.tracer.stop();
         for message in self.messages {
             if let Message::Events(batch) = message {

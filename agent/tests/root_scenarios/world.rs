@@ -10,6 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use libbpf_rs::libbpf_sys::bpf_map_create_opts;
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use nix::sched::{CloneFlags, unshare};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -129,6 +131,60 @@ impl Drop for Cgroup {
         let _ = wait_for("removing the cgroup", || {
             Ok(fs::remove_dir(&self.path).is_ok().then_some(()))
         });
+    }
+}
+
+/// A hash that is pinned where nobody else looks.
+pub struct PinnedMap {
+    map: MapHandle,
+    path: PathBuf,
+}
+
+impl PinnedMap {
+    /// As bcc's documentation makes it.
+    pub fn holding(keys: &[u64]) -> Result<Self> {
+        let map = Self::new(MapType::Hash, "filter", 8, 128)?;
+        for &key in keys {
+            map.insert(key)?;
+        }
+        Ok(map)
+    }
+
+    pub fn new(kind: MapType, name: &str, value_size: u32, entries: u32) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let options = bpf_map_create_opts {
+            sz: size_of::<bpf_map_create_opts>() as _,
+            ..Default::default()
+        };
+        let mut map = MapHandle::create(kind, Some(name), 8, value_size, entries, &options)
+            .context("cannot make a map")?;
+        let path = PathBuf::from(format!(
+            "/sys/fs/bpf/tcptracer-test-{}-{}",
+            process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        ));
+        map.pin(&path)
+            .with_context(|| format!("cannot pin {}", path.display()))?;
+        Ok(Self { map, path })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn insert(&self, key: u64) -> Result<()> {
+        let value = vec![0; self.map.value_size() as usize];
+        Ok(self.map.update(&key.to_ne_bytes(), &value, MapFlags::ANY)?)
+    }
+
+    pub fn remove(&self, key: u64) -> Result<()> {
+        Ok(self.map.delete(&key.to_ne_bytes())?)
+    }
+}
+
+impl Drop for PinnedMap {
+    fn drop(&mut self) {
+        let _ = self.map.unpin(&self.path);
     }
 }
 

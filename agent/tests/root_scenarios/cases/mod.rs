@@ -2,9 +2,11 @@
 
 mod accepts;
 mod ends;
+mod filters;
 mod identity;
 mod io_uring;
 mod lifecycle;
+mod load;
 mod odd;
 mod snapshot;
 
@@ -22,6 +24,8 @@ pub fn all() -> Vec<Case> {
         odd::CASES,
         snapshot::CASES,
         io_uring::CASES,
+        filters::CASES,
+        load::CASES,
     ]
     .concat()
 }

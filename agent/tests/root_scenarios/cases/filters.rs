@@ -1,0 +1,227 @@
+//! Which processes' events come, and that nobody else's do.
+
+use std::num::NonZeroU32;
+use std::os::unix::fs::MetadataExt;
+
+use anyhow::Result;
+use libbpf_rs::MapType;
+use tcptracer::bpf::{Config, Filter};
+use tcptracer::event::Reason::{Local, Remote};
+
+use super::Case;
+use super::ends::Pair;
+use crate::actor::{Actor, Start};
+use crate::trace::{Trace, Want, of};
+use crate::world::{Cgroup, NetNs, PinnedMap};
+
+pub const CASES: &[Case] = &[
+    (
+        "pid_of_the_owner_or_the_closer",
+        pid_of_the_owner_or_the_closer,
+    ),
+    ("cgroup_map", cgroup_map),
+    ("cgroup_map_of_any_make", cgroup_map_of_any_make),
+    ("map_edited_while_tracing", map_edited_while_tracing),
+    ("mntns_map_and_processes_that_are_killed", mntns_map),
+    ("both_maps", both_maps),
+];
+
+fn trace(netns: &NetNs, change: impl FnOnce(&mut Filter)) -> Result<Trace> {
+    let mut filter = of(netns)?;
+    change(&mut filter);
+    Trace::with(Config {
+        filter,
+        ..Config::default()
+    })
+}
+
+fn pid_of_the_owner_or_the_closer() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut p = Pair::new(&netns)?;
+    let child = p.server.spawn("child", "a")?;
+    let of_pid = |pid: u32| trace(&netns, |f| f.pid = NonZeroU32::new(pid));
+    let (client, owner, closer, nobody) = (
+        of_pid(p.client.pid)?,
+        of_pid(p.server.pid)?,
+        of_pid(child)?,
+        of_pid(std::process::id())?,
+    );
+    p.server.ask("close a")?;
+    p.server.tell("child", "close a")?;
+    p.client.ask("eof c")?;
+    p.client.ask("close c")?;
+    // These started when the connection was open.
+    let end = p.accept.close(Local).closer(child, "child");
+    client.said_exactly(&[p.connect.snapshot().close(Remote)])?;
+    owner.said_exactly(&[end.snapshot()])?;
+    closer.said_exactly(&[end.snapshot()])?;
+    nobody.said_exactly(&[])?;
+    let client = p.connect.close(Remote);
+    p.ended(client, end)
+}
+
+/// A client in a cgroup below another one, and a server outside of both.
+fn cgroup_map() -> Result<()> {
+    let netns = NetNs::new()?;
+    let parent = Cgroup::new()?;
+    let (inner, sibling) = (parent.child("inner")?, parent.child("sibling")?);
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::start(
+        "client",
+        &Start {
+            netns: Some(&netns),
+            cgroup: Some(inner.path()),
+            ..Start::default()
+        },
+    )?;
+    let maps = [
+        PinnedMap::holding(&[inner.id()?])?,
+        PinnedMap::holding(&[parent.id()?])?,
+        PinnedMap::holding(&[sibling.id()?])?,
+        PinnedMap::holding(&[])?,
+    ];
+    let [itself, above, beside, empty] = maps
+        .each_ref()
+        .map(|map| trace(&netns, |f| f.cgroup_map = Some(map.path().into())));
+    let at = server.address("listen l 127.0.0.1:0")?;
+    let from = client.address(&format!("connect c {at}"))?;
+    server.ask("accept a l")?;
+    // The client's end comes in softirq, where no process is its own.
+    server.ask("close a")?;
+    client.ask("eof c")?;
+    client.ask("close c")?;
+    let connect = Want::connect(&client, from, at);
+    let wanted = [connect.clone(), connect.close(Remote)];
+    itself?.said_exactly(&wanted)?;
+    above?.said_exactly(&wanted)?;
+    beside?.said_exactly(&[])?;
+    empty?.said_exactly(&[])?;
+    Ok(())
+}
+
+fn cgroup_map_of_any_make() -> Result<()> {
+    let netns = NetNs::new()?;
+    let cgroup = Cgroup::new()?;
+    let key = cgroup.id()?;
+    for (kind, name, value_size, entries) in [
+        (MapType::Hash, "cgroupset", 8, 128),
+        (MapType::Hash, "mnt_ns_set", 4, 10_240),
+        (MapType::LruHash, "", 4, 1024),
+        (MapType::Hash, "conns", 24, 1),
+    ] {
+        let map = PinnedMap::new(kind, name, value_size, entries)?;
+        map.insert(key)?;
+        let mut client = Actor::start(
+            "client",
+            &Start {
+                netns: Some(&netns),
+                cgroup: Some(cgroup.path()),
+                ..Start::default()
+            },
+        )?;
+        let tracer = trace(&netns, |f| f.cgroup_map = Some(map.path().into()))?;
+        let at = client.address("connect-self c")?;
+        client.ask("close c")?;
+        let connect = Want::connect(&client, at, at);
+        tracer.said_exactly(&[connect.clone(), connect.close(Local)])?;
+    }
+    Ok(())
+}
+
+fn map_edited_while_tracing() -> Result<()> {
+    let netns = NetNs::new()?;
+    let cgroup = Cgroup::new()?;
+    let map = PinnedMap::holding(&[])?;
+    let mut actor = Actor::start(
+        "actor",
+        &Start {
+            netns: Some(&netns),
+            cgroup: Some(cgroup.path()),
+            ..Start::default()
+        },
+    )?;
+    let tracer = trace(&netns, |f| f.cgroup_map = Some(map.path().into()))?;
+
+    let before = actor.address("connect-self before")?;
+    map.insert(cgroup.id()?)?;
+    // It was opened unseen, and its state was kept.
+    actor.ask("close before")?;
+    let while_in = actor.address("connect-self while")?;
+    actor.ask("close while")?;
+    let across = actor.address("connect-self across")?;
+    map.remove(cgroup.id()?)?;
+    actor.ask("close across")?;
+    actor.ask("connect-self after")?;
+    actor.ask("close after")?;
+
+    let want = |at| Want::connect(&actor, at, at);
+    tracer.said_exactly(&[
+        want(before).close(Local),
+        want(while_in),
+        want(while_in).close(Local),
+        want(across),
+    ])?;
+    Ok(())
+}
+
+fn client_with_mounts(comm: &str, netns: &NetNs, cgroup: Option<&Cgroup>) -> Result<(Actor, u64)> {
+    let actor = Actor::start(
+        comm,
+        &Start {
+            netns: Some(netns),
+            cgroup: cgroup.map(Cgroup::path),
+            own_mounts: true,
+        },
+    )?;
+    let mounts = std::fs::metadata(format!("/proc/{}/ns/mnt", actor.pid))?.ino();
+    Ok((actor, mounts))
+}
+
+/// A process that is killed has no mount namespace any more when its sockets are closed.
+fn mntns_map() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut server = Actor::new("server", &netns)?;
+    let (mut selected, mounts) = client_with_mounts("selected", &netns, None)?;
+    let (mut other, _) = client_with_mounts("other", &netns, None)?;
+    let map = PinnedMap::holding(&[mounts])?;
+    let tracer = trace(&netns, |f| f.mntns_map = Some(map.path().into()))?;
+
+    let at = server.address("listen l 127.0.0.1:0")?;
+    let from = selected.address(&format!("connect c {at}"))?;
+    server.ask("accept a l")?;
+    other.ask(&format!("connect c {at}"))?;
+    server.ask("accept b l")?;
+    let connect = Want::connect(&selected, from, at);
+    let end = connect.close(Local);
+    other.kill()?;
+    server.ask("eof b")?;
+    server.ask("close b")?;
+    selected.kill()?;
+    server.ask("eof a")?;
+    server.ask("close a")?;
+    tracer.said_exactly(&[connect, end])?;
+    Ok(())
+}
+
+fn both_maps() -> Result<()> {
+    let netns = NetNs::new()?;
+    let cgroup = Cgroup::new()?;
+    let (mut both, mounts) = client_with_mounts("both", &netns, Some(&cgroup))?;
+    let (mut only_cgroup, _) = client_with_mounts("cgroup", &netns, Some(&cgroup))?;
+    let (mut only_mounts, other_mounts) = client_with_mounts("mounts", &netns, None)?;
+    let cgroups = PinnedMap::holding(&[cgroup.id()?])?;
+    let mntns = PinnedMap::holding(&[mounts, other_mounts])?;
+    let tracer = trace(&netns, |f| {
+        f.cgroup_map = Some(cgroups.path().into());
+        f.mntns_map = Some(mntns.path().into());
+    })?;
+    for actor in [&mut only_cgroup, &mut only_mounts] {
+        actor.ask("connect-self c")?;
+        actor.ask("close c")?;
+    }
+    let at = both.address("connect-self c")?;
+    both.ask("close c")?;
+    let connect = Want::connect(&both, at, at);
+    tracer.said_exactly(&[connect.clone(), connect.close(Local)])?;
+    Ok(())
+}

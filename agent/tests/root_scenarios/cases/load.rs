@@ -1,0 +1,211 @@
+//! Many connections: what is lost is counted, and nothing is counted that is not.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::thread::available_parallelism;
+
+use anyhow::{Result, ensure};
+use nix::mount::{MsFlags, mount, umount};
+use nix::sched::{CloneFlags, unshare};
+use tcptracer::bpf::Config;
+use tcptracer::event::Kind::{Accept, Close, Connect};
+use tcptracer::event::Losses;
+use tcptracer::event::Reason::{Local, Remote};
+
+use super::Case;
+use crate::actor::Actor;
+use crate::trace::{Trace, Want, of};
+use crate::world::NetNs;
+
+pub const CASES: &[Case] = &[
+    ("refused_by_the_thousand", refused_by_the_thousand),
+    ("storm", || storm(false)),
+    ("storm_with_packets_steered_to_the_other_cpu", || {
+        storm(true)
+    }),
+    ("ring_overflows", ring_overflows),
+    ("state_map_is_full", state_map_is_full),
+];
+
+fn refused_by_the_thousand() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let trace = Trace::of(&netns)?;
+    let at = server.address("listen l 127.0.0.1:0")?;
+    let refused = server.address("listen m 127.0.0.1:0")?;
+    server.ask("close m")?;
+    client.ask(&format!("refused 12000 {refused}"))?;
+    client.ask(&format!(
+        "refused 2000 [::ffff:127.0.0.1]:{}",
+        refused.port()
+    ))?;
+    let from = client.address(&format!("connect c {at}"))?;
+    server.ask("accept a l")?;
+    client.ask("close c")?;
+    server.ask("eof a")?;
+    server.ask("close a")?;
+    let connect = Want::connect(&client, from, at);
+    let accept = Want::accept(&server, at, from);
+    trace.said_exactly(&[
+        connect.clone(),
+        accept.clone(),
+        connect.close(Local),
+        accept.close(Remote),
+    ])?;
+    Ok(())
+}
+
+/// Has each packet on loopback handled by all CPUs in turn of their flow's hash, so that softirq
+/// finds other processes being traced.
+fn steer_packets(netns: &NetNs) -> Result<()> {
+    let mask = format!("{:x}", (1u32 << available_parallelism()?.get().min(31)) - 1);
+    netns.inside(|| {
+        // sysfs shows the namespace that it is mounted in.
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        let none = None::<&Path>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none)?;
+        fs::write("/sys/class/net/lo/queues/rx-0/rps_cpus", mask)?;
+        umount("/sys")?;
+        Ok(())
+    })
+}
+
+fn storm(steered: bool) -> Result<()> {
+    const PAIRS: usize = 4;
+    const EACH: usize = 10_000;
+    let netns = NetNs::new()?;
+    if steered {
+        steer_packets(&netns)?;
+    }
+    let mut actors = Vec::new();
+    for i in 0..PAIRS {
+        let mut server = Actor::new(&format!("server{i}"), &netns)?;
+        let client = Actor::new(&format!("client{i}"), &netns)?;
+        let at = server.address("listen l 127.0.0.1:0")?;
+        actors.push((server, client, at));
+    }
+    let trace = Trace::of(&netns)?;
+    for (server, client, at) in &mut actors {
+        server.begin(&format!("serve {EACH} l"))?;
+        client.begin(&format!("clients {EACH} {at}"))?;
+    }
+    let made = PAIRS * EACH;
+    let said = trace.stop_after(4 * made)?;
+    for (server, client, _) in &mut actors {
+        server.answer()?;
+        client.answer()?;
+    }
+
+    let skipped = said.losses.skipped_runs;
+    let (connects, accepts, closes) = (said.count(Connect), said.count(Accept), said.count(Close));
+    eprintln!(
+        "storm (steered: {steered}): of {made} connections {connects} connects, {accepts} accepts, \
+         {closes} closes of {}; {skipped} program runs skipped, {:?}",
+        2 * made,
+        said.losses
+    );
+    ensure!(
+        said.losses
+            == Losses {
+                skipped_runs: skipped,
+                ..Losses::default()
+            },
+        "{:?}",
+        said.losses
+    );
+    // That none comes twice was checked when the trace was stopped.
+    let missing = (4 * made) - (connects + accepts + closes);
+    ensure!(
+        missing as u64 <= skipped,
+        "{missing} missing, {skipped} skipped"
+    );
+    ensure!(connects == made, "{connects} connects");
+    for (server, client, at) in &actors {
+        for event in said.events.iter().filter(|e| e.remote == *at) {
+            ensure!(event.owner.pid == client.pid, "{event:?}");
+        }
+        for event in said.events.iter().filter(|e| e.local == *at) {
+            ensure!(event.owner.pid == server.pid, "{event:?}");
+        }
+    }
+    Ok(())
+}
+
+fn ring_overflows() -> Result<()> {
+    const MADE: usize = 3000;
+    let netns = NetNs::new()?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let trace = Trace::with(Config {
+        filter: of(&netns)?,
+        ring_bytes: 4096,
+        ..Config::default()
+    })?;
+    let at = server.address("listen l 127.0.0.1:0")?;
+    server.begin(&format!("serve {MADE} l"))?;
+    client.ask(&format!("clients {MADE} {at}"))?;
+    server.answer()?;
+    // The last of the client's sockets may be in TIME_WAIT or not; both have reached CLOSE.
+    let said = trace.stop_after(0)?;
+    ensure!(said.losses.ring_full > 0, "{:?}", said.losses);
+    ensure!(
+        said.events.len() as u64 + said.losses.ring_full == 4 * MADE as u64,
+        "{} came, {:?}",
+        said.events.len(),
+        said.losses
+    );
+    Ok(())
+}
+
+fn state_map_is_full() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let mut trace = Trace::with(Config {
+        filter: of(&netns)?,
+        max_connections: 8,
+        ..Config::default()
+    })?;
+    let at = server.address("listen l 127.0.0.1:0")?;
+    for i in 0..32 {
+        client.ask(&format!("connect c{i} {at}"))?;
+        server.ask(&format!("accept a{i} l"))?;
+    }
+    for i in 0..32 {
+        client.ask(&format!("close c{i}"))?;
+        server.ask(&format!("eof a{i}"))?;
+        server.ask(&format!("close a{i}"))?;
+    }
+    // There is room again.
+    let from = client.address(&format!("connect c {at}"))?;
+    server.ask("accept a l")?;
+    client.ask("close c")?;
+    server.ask("eof a")?;
+    server.ask("close a")?;
+    for local in [from, at] {
+        trace.wait_for("the last close", |e| {
+            e.kind == Close && e.local == local && (e.remote == from || e.remote == at)
+        })?;
+    }
+    let said = trace.stop_after(0)?;
+    ensure!(said.losses.map_full >= 32, "{:?}", said.losses);
+    ensure!(said.losses.events() == 0, "{:?}", said.losses);
+    let opened: HashSet<_> = said
+        .events
+        .iter()
+        .filter(|e| e.kind != Close)
+        .map(|e| e.id)
+        .collect();
+    let closed: HashSet<_> = said
+        .events
+        .iter()
+        .filter(|e| e.kind == Close)
+        .map(|e| e.id)
+        .collect();
+    ensure!(opened == closed, "opened {opened:?}\nclosed {closed:?}");
+    ensure!(opened.len() >= 10, "{opened:?}");
+    Ok(())
+}
