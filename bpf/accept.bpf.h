@@ -102,11 +102,19 @@ static __noinline void adopt_accepted(struct sock *sk)
 		emit_opened(&conn, TT_ACCEPT, conn.t_accepted);
 }
 
-static __always_inline void on_accepted(struct tt_conn *conn, struct sock *sk)
+/* adopt: whether the caller is sure that the socket has just been accepted. */
+static __always_inline void on_accepted(struct tt_conn *conn, struct sock *sk, bool adopt)
 {
 	__u64 cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
 
-	if (conn->opened || conn->role != TT_ROLE_SERVER || conn->cookie != cookie)
+	if (!belongs(conn, cookie, BPF_CORE_READ(sk, __sk_common.skc_dport))) {
+		if (adopt) {
+			retire(conn, (__u64)sk);
+			adopt_accepted(sk);
+		}
+		return;
+	}
+	if (conn->opened || conn->role != TT_ROLE_SERVER)
 		return;
 	conn->t_accepted = bpf_ktime_get_ns();
 	conn->source = TT_SOURCE_ACCEPT;
@@ -123,13 +131,13 @@ static __always_inline struct tt_conn *conn_of(struct sock *sk)
 	return bpf_map_lookup_elem(&conns, &key);
 }
 
-/* For callers who know that the socket has just been accepted. */
+/* For callers who have the socket. */
 static __always_inline void on_accepted_sock(struct sock *sk)
 {
 	struct tt_conn *conn = conn_of(sk);
 
 	if (conn)
-		on_accepted(conn, sk);
+		on_accepted(conn, sk, true);
 	else
 		adopt_accepted(sk);
 }
@@ -155,7 +163,7 @@ static __always_inline void on_accepted_fd(__u32 fd, bool adopt)
 		conn = conn_of(sk);
 	}
 	if (conn)
-		on_accepted(conn, sk);
+		on_accepted(conn, sk, adopt);
 	else if (adopt)
 		adopt_accepted(sk);
 }

@@ -87,30 +87,35 @@ static __noinline void retire(struct tt_conn *conn, __u64 key)
 }
 
 /*
- * The connection of this socket, or NULL. Slab addresses are used again at once, so
- * the cookie has to agree, or the peer's port where the accept hook made one up.
+ * Whether the entry is this socket's. Slab addresses are used again at once, so the
+ * cookie has to agree, or the peer's port where the accept hook made one up.
  */
+static __always_inline bool belongs(struct tt_conn *conn, __u64 cookie, __be16 peer_port)
+{
+	if (conn->cookie & TT_MADE_UP_ID)
+		return conn->remote_port == __builtin_bswap16(peer_port);
+	return conn->cookie == cookie;
+}
+
+/* The connection of this socket, or NULL. */
 static __always_inline struct tt_conn *find(struct sock *sk)
 {
 	__u64 key = (__u64)sk;
 	struct tt_conn *conn = bpf_map_lookup_elem(&conns, &key);
 
-	if (!conn)
-		return NULL;
-	if (conn->cookie == (__u64)sk->__sk_common.skc_cookie.counter)
-		return conn;
-	if ((conn->cookie & TT_MADE_UP_ID) && conn->remote_port == __builtin_bswap16(sk->__sk_common.skc_dport))
+	if (!conn || belongs(conn, sk->__sk_common.skc_cookie.counter, sk->__sk_common.skc_dport))
 		return conn;
 	retire(conn, key);
 	return NULL;
 }
 
-static __always_inline void insert(struct sock *sk, struct tt_conn *conn)
+/* False if there is no room. */
+static __always_inline bool insert(struct sock *sk, struct tt_conn *conn)
 {
 	__u64 key = (__u64)sk;
 
 	if (!bpf_map_update_elem(&conns, &key, conn, BPF_NOEXIST))
-		return;
+		return true;
 
 	struct tt_conn *old = bpf_map_lookup_elem(&conns, &key);
 
@@ -119,8 +124,7 @@ static __always_inline void insert(struct sock *sk, struct tt_conn *conn)
 			conn->life = old->life + 1;
 		retire(old, key);
 	}
-	if (bpf_map_update_elem(&conns, &key, conn, BPF_ANY))
-		count(TT_MAP_FULL);
+	return !bpf_map_update_elem(&conns, &key, conn, BPF_ANY);
 }
 
 /* A file refers to the socket: a child that has none waits in the accept queue. */
@@ -182,7 +186,8 @@ static __always_inline void on_syn_sent(struct sock *sk)
 	conn.role = TT_ROLE_CLIENT;
 	conn.source = TT_SOURCE_CONNECT;
 	read_process(bpf_get_current_task_btf(), &conn.owner);
-	insert(sk, &conn);
+	if (!insert(sk, &conn))
+		count(TT_MAP_FULL);
 }
 
 /* SYN_RECV -> ESTABLISHED of a socket that did not connect: it was accepted for. */
@@ -197,6 +202,7 @@ static __always_inline void on_passive_established(struct sock *sk)
 	conn.t_established = bpf_ktime_get_ns();
 	conn.role = TT_ROLE_SERVER;
 	read_tuple(&conn, sk);
+	/* Without room the accept hook tries again, and counts. */
 	insert(sk, &conn);
 }
 

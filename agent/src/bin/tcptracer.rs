@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use tcptracer::host::{Args, run};
+use tcptracer::host::{Args, run, say};
 
 fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("tcptracer: {e:#}");
+            say(&format!("{e:#}"));
             ExitCode::FAILURE
         }
     }

@@ -485,9 +485,10 @@ fn drain_until(
         report.look(skel, &out);
         drop(out);
         set_parked(skel, true);
-        // What came in after the last drain saw no parked reader: look once more.
+        // What came in after the last drain saw no parked reader: look once more. A flag that is
+        // down by then stands for a wake-up that this look has swallowed.
         let drained = ring.consume_raw() > 0;
-        if !drained && wait_for_any(stopped, skel.maps.events.as_fd()) {
+        if !drained && is_parked(skel) && wait_for_any(stopped, skel.maps.events.as_fd()) {
             break;
         }
         set_parked(skel, false);
@@ -516,6 +517,13 @@ fn set_parked(skel: &mut TcptracerSkel<'_>, parked: bool) {
     }
     // Orders the store before the look at the ring; the programs do the reverse.
     fence(Ordering::SeqCst);
+}
+
+fn is_parked(skel: &TcptracerSkel<'_>) -> bool {
+    fence(Ordering::SeqCst);
+    // The programs write it behind the compiler's back.
+    let bss = std::hint::black_box(skel.maps.bss_data.as_deref());
+    bss.is_some_and(|bss| bss.tt_reader_parked != 0)
 }
 
 /// Waits for `interval`, or less if the tracer is being stopped; then returns true.

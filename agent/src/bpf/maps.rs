@@ -1,5 +1,7 @@
 //! Filter maps that somebody else made, pinned and edits while we trace.
 
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -46,6 +48,11 @@ pub fn open_pinned(option: &str, path: &Path) -> Result<MapHandle> {
     }
     let map = MapHandle::from_pinned_path(path)
         .with_context(|| format!("{option}: {shown} is not a pinned map that can be opened"))?;
+    // libbpf takes what it gets for a map; the kernel knows better.
+    let fd = format!("/proc/self/fd/{}", map.as_fd().as_raw_fd());
+    if fs::read_link(&fd).is_ok_and(|kind| kind.as_os_str() != "anon_inode:bpf-map") {
+        bail!("{option}: {shown} is not a pinned map");
+    }
     match map.map_type() {
         MapType::Hash | MapType::LruHash | MapType::PercpuHash | MapType::LruPercpuHash => {}
         other => bail!("{option}: the map at {shown} is not a hash but {other:?}"),

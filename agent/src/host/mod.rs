@@ -14,4 +14,5 @@ mod table;
 mod text;
 
 pub use args::{Args, Format};
+pub use output::say;
 pub use run::run;

@@ -85,26 +85,31 @@ impl<W: Write> Output<W> {
     }
 }
 
+/// One line to stderr. That nobody reads it any more must not end the tracing.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "tcptracer: {line}");
+}
+
 /// What has been lost since the last time, and what to do about it.
 fn warn_of(before: &Losses, now: &Losses) {
-    let say = |count: u64, what: &str| {
+    let warn = |count: u64, what: &str| {
         if count > 0 {
-            eprintln!("tcptracer: {count} {what}");
+            say(&format!("{count} {what}"));
         }
     };
-    say(
+    warn(
         now.ring_full - before.ring_full,
         "events lost: the ring was full (--ring-size makes it larger)",
     );
-    say(
+    warn(
         now.queue_full - before.queue_full,
         "events lost: the output is read too slowly",
     );
-    say(
+    warn(
         now.map_full - before.map_full,
         "connections not followed: too many are open (--max-connections makes room)",
     );
-    say(
+    warn(
         now.undecodable - before.undecodable,
         "events lost: the records could not be decoded",
     );
@@ -113,7 +118,7 @@ fn warn_of(before: &Losses, now: &Losses) {
 /// The line of `--stats`.
 pub fn stats(written: u64, lost: &Losses) -> String {
     format!(
-        "tcptracer: {} events seen, {written} written, {} lost (ring full {}, output too slow {}, \
+        "{} events seen, {written} written, {} lost (ring full {}, output too slow {}, \
          undecodable {}); connections: {} not followed for want of room, {} ended untracked; \
          {} program runs skipped by the kernel",
         written + lost.events(),

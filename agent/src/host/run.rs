@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::args::Args;
-use super::output::{self, Output};
+use super::output::{self, Output, say};
 use crate::bpf::{Message, Tracer};
 use crate::event::Losses;
 
@@ -22,7 +22,7 @@ pub fn run(args: &Args) -> Result<()> {
     let signalled = signals().context("cannot handle signals")?;
     let (tracer, messages) = Tracer::start(args.config())?;
     for shortcoming in tracer.plan().shortcomings() {
-        eprintln!("tcptracer: {shortcoming}");
+        say(shortcoming);
     }
 
     let limit = args.time_limit();
@@ -38,7 +38,7 @@ pub fn run(args: &Args) -> Result<()> {
         Ok(written) => {
             let lost: Losses = stopper.join().unwrap_or_default();
             if args.stats {
-                eprintln!("{}", output::stats(written, &lost));
+                say(&output::stats(written, &lost));
             }
             Ok(())
         }
