@@ -56,9 +56,9 @@ struct Options {
     #[arg(long, value_name = "BINARY")]
     against: Vec<PathBuf>,
 
-    /// Only ours against the other builds: no peer, no empty program
-    #[arg(long)]
-    ours: bool,
+    /// Only the rows with this in their name
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
 
     /// Given by cargo bench
     #[arg(long, hide = true)]
@@ -121,19 +121,19 @@ fn make_rows(stage: &mut Stage, options: &Options) -> Result<Vec<Row>> {
         0,
     )];
 
-    if !options.ours {
-        rows.push(Row::new("empty program", Tool::Ours(this, Mode::Empty), 0));
-        rows.push(Row::new(
-            "tcplife",
-            Tool::Peer(tcplife::find()?, PEER_EVERY),
-            2,
-        ));
-    }
+    rows.push(Row::new("empty program", Tool::Ours(this, Mode::Empty), 0));
     rows.extend(rows_of_ours("tcptracer", this));
     for (number, binary) in options.against.iter().enumerate() {
         let other = stage.add_process(binary.as_os_str())?;
         rows.extend(rows_of_ours(&format!("build {}", number + 1), other));
     }
+    rows.push(Row::new(
+        "tcplife",
+        Tool::Peer(tcplife::find()?, PEER_EVERY),
+        2,
+    ));
+    let only = &options.only;
+    rows.retain(|row| only.is_empty() || only.iter().any(|text| row.label.contains(text)));
     Ok(rows)
 }
 

@@ -17,11 +17,11 @@ const SLICE: Duration = Duration::from_millis(130);
 /// The peer takes its time to attach, so there are fewer slices of it.
 const PEER_SLICE: Duration = Duration::from_millis(300);
 
-/// Load before each slice with a tool, for caches and page faults.
+/// Load before each slice, for caches and page faults.
 const WARM_UP: Duration = Duration::from_millis(15);
 
 /// For the tool to take what is left, and after its end for the kernel to free what it had.
-const SETTLE: Duration = Duration::from_millis(25);
+const SETTLE: Duration = Duration::from_millis(40);
 
 /// Something that can be attached.
 pub enum Tool {
@@ -49,6 +49,8 @@ pub struct Row {
 pub struct Pair {
     /// What the load thread pays, in microseconds of CPU time per connection.
     pub added_cpu: f64,
+    /// The same as a share of what it pays without the tool.
+    pub added_share: f64,
     /// Connections a second with the tool, as a share of those without.
     pub rate_kept: f64,
     /// What the tool's own process pays, in microseconds of CPU time per connection.
@@ -119,6 +121,7 @@ impl Stage {
 
     /// A slice without any tool.
     pub fn base(&self) -> Result<Slice> {
+        self.load.run(WARM_UP)?;
         self.load.run(SLICE)
     }
 
@@ -139,8 +142,11 @@ impl Stage {
                 .with_context(|| row.label.clone())?;
             thread::sleep(SETTLE);
             let after = self.base()?;
+            let base_cpu = (before.cpu_us() + after.cpu_us()) / 2.0;
+            let added_cpu = measured.slice.cpu_us() - base_cpu;
             row.pairs.push(Pair {
-                added_cpu: measured.slice.cpu_us() - (before.cpu_us() + after.cpu_us()) / 2.0,
+                added_cpu,
+                added_share: added_cpu / base_cpu,
                 rate_kept: measured.slice.rate() * 2.0 / (before.rate() + after.rate()),
                 own_cpu: measured.own_cpu,
             });

@@ -41,8 +41,15 @@ pub fn print_rows(rows: &[Row], base_cpu: &[f64], base_rate: &[f64]) {
         median(base_rate)
     );
     println!(
-        "{:<34} {:>5}  {:>22}  {:>9}  {:>7}  {:>19}  {:>6}",
-        "", "pairs", "added µs [95 % CI]", "rate kept", "own µs", "events / expected", "lost"
+        "{:<34} {:>5}  {:>22}  {:>7}  {:>9}  {:>7}  {:>19}  {:>6}",
+        "",
+        "pairs",
+        "added µs [95 % CI]",
+        "added %",
+        "rate kept",
+        "own µs",
+        "events / expected",
+        "lost"
     );
     for row in rows {
         println!("{}", line(row));
@@ -72,10 +79,11 @@ fn line(row: &Row) -> String {
         ),
     };
     format!(
-        "{:<34} {:>5}  {:>22}  {:>9.3}  {own:>7}  {captured:>19}  {lost:>6}",
+        "{:<34} {:>5}  {:>22}  {:>7.1}  {:>9.3}  {own:>7}  {captured:>19}  {lost:>6}",
         row.label,
         row.pairs.len(),
         format!("{:+.2} [{:.2}, {:.2}]", added.median, added.low, added.high),
+        median(&column(row, |p| p.added_share)) * 100.0,
         median(&column(row, |p| p.rate_kept)),
     )
 }
