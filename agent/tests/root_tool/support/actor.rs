@@ -1,0 +1,315 @@
+/*!
+Processes that make connections, one command at a time.
+
+An actor is this binary again. It reads commands from its stdin and answers each with a line, so a
+test knows when something has been done. It ends with its stdin, hence with the test.
+*/
+
+use std::ffi::CString;
+use std::io::{self, BufRead, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::{env, thread};
+
+use anyhow::{Context, Result, bail};
+use rustix::thread::set_name;
+
+use super::lines::{Lines, Next};
+use super::{DEADLINE, End, Netns};
+
+/// The first argument of an actor.
+pub const ACTOR: &str = "actor";
+
+/// The first argument of a process that an actor has given its connection to.
+pub const HOLDER: &str = "holder";
+
+/// A process under the test's control. Killed on drop.
+pub struct Actor {
+    child: Child,
+    to: Option<ChildStdin>,
+    from: Lines,
+    pub comm: String,
+}
+
+impl Actor {
+    /// Starts in the namespaces of the calling thread.
+    pub fn here(comm: &str) -> Self {
+        Self::with_raw_comm(comm.as_bytes(), comm)
+    }
+
+    /// Its name is `comm`, of which the tool is expected to make `shown`.
+    pub fn with_raw_comm(comm: &[u8], shown: &str) -> Self {
+        let mut child = Command::new("/proc/self/exe")
+            .arg(ACTOR)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("an actor starts");
+        let to = child.stdin.take();
+        let from = Lines::of(child.stdout.take().expect("the actor has a stdout"));
+        let mut actor = Self {
+            child,
+            to,
+            from,
+            comm: shown.into(),
+        };
+        let bytes: Vec<String> = comm.iter().map(u8::to_string).collect();
+        actor.tell(&format!("name {}", bytes.join(",")));
+        actor
+    }
+
+    /// Starts in a network namespace.
+    pub fn inside(netns: &Netns, comm: &str) -> Self {
+        netns.enter(|| Self::here(comm))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Inode of its mount namespace.
+    pub fn mntns(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(format!("/proc/{}/ns/mnt", self.pid()))
+            .expect("the actor runs")
+            .ino()
+    }
+
+    /// Listens; a free port is chosen for port 0.
+    pub fn listen(&mut self, address: &str) -> SocketAddr {
+        parse(&self.tell(&format!("listen {address}")))
+    }
+
+    pub fn connect(&mut self, to: SocketAddr) -> End {
+        let answer = self.tell(&format!("connect {to}"));
+        self.end(&answer)
+    }
+
+    /// Connects in a thread of that name.
+    pub fn connect_in_thread(&mut self, comm: &str, to: SocketAddr) -> End {
+        let answer = self.tell(&format!("connect-in-thread {comm} {to}"));
+        End {
+            comm: comm.into(),
+            ..self.end(&answer)
+        }
+    }
+
+    /// Connects where nobody listens.
+    pub fn be_refused(&mut self, by: SocketAddr) {
+        self.tell(&format!("be-refused {by}"));
+    }
+
+    pub fn accept(&mut self) -> End {
+        let answer = self.tell("accept");
+        self.end(&answer)
+    }
+
+    /// Sends that many bytes over its last connection.
+    pub fn send(&mut self, bytes: usize) {
+        self.tell(&format!("send {bytes}"));
+    }
+
+    /// Receives that many bytes from its last connection.
+    pub fn receive(&mut self, bytes: usize) {
+        self.tell(&format!("receive {bytes}"));
+    }
+
+    /// Closes its connections.
+    pub fn close(&mut self) {
+        self.tell("close");
+    }
+
+    /// Stops to listen.
+    pub fn stop_listening(&mut self) {
+        self.tell("stop-listening");
+    }
+
+    /// Gives its last connection to a new process, which closes it after the peer did. Returns the
+    /// pid.
+    pub fn hand_over(&mut self) -> u32 {
+        self.tell("hand-over").parse().expect("a pid")
+    }
+
+    /// Ends it with its sockets open.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("the actor can be killed");
+        self.child.wait().expect("the actor ends");
+    }
+
+    /// Exits with its sockets open.
+    pub fn exit(&mut self) {
+        drop(self.to.take());
+        self.child.wait().expect("the actor ends");
+    }
+
+    fn end(&self, answer: &str) -> End {
+        let (local, remote) = answer.split_once(' ').expect("two addresses");
+        End {
+            pid: self.pid(),
+            comm: self.comm.clone(),
+            local: parse(local),
+            remote: parse(remote),
+        }
+    }
+
+    fn tell(&mut self, command: &str) -> String {
+        let to = self.to.as_mut().expect("the actor runs");
+        writeln!(to, "{command}").expect("the actor listens");
+        let Next::Line(answer) = self.from.next_within(DEADLINE) else {
+            panic!("the actor does not answer to '{command}'");
+        };
+        match answer.strip_prefix("ok ") {
+            Some(answer) => answer.into(),
+            None => panic!("the actor cannot {command}: {answer}"),
+        }
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn parse(address: &str) -> SocketAddr {
+    address.parse().expect("an address")
+}
+
+/// A client and a server in a network namespace of their own.
+pub struct World {
+    pub client: Actor,
+    pub server: Actor,
+    pub netns: Netns,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let netns = Netns::new();
+        Self {
+            client: Actor::inside(&netns, "client"),
+            server: Actor::inside(&netns, "server"),
+            netns,
+        }
+    }
+
+    /// Its namespace, as an argument of the tool.
+    pub fn inode(&self) -> String {
+        self.netns.inode.to_string()
+    }
+
+    /// The client's end and the server's.
+    pub fn open(&mut self, to: SocketAddr) -> (End, End) {
+        let client = self.client.connect(to);
+        (client, self.server.accept())
+    }
+
+    /// First the client, then the server.
+    pub fn close(&mut self) {
+        self.client.close();
+        self.server.close();
+    }
+
+    /// Opened and closed.
+    pub fn visit(&mut self, to: SocketAddr) -> (End, End) {
+        let ends = self.open(to);
+        self.close();
+        ends
+    }
+}
+
+/// The actor's side.
+pub fn act() -> ExitCode {
+    match Sockets::default().serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("actor: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Keeps the connection on stdin until the peer closes it.
+pub fn hold() -> ExitCode {
+    let _ = io::stdin().lock().read_to_end(&mut Vec::new());
+    ExitCode::SUCCESS
+}
+
+#[derive(Default)]
+struct Sockets {
+    listener: Option<TcpListener>,
+    streams: Vec<TcpStream>,
+    holders: Vec<Child>,
+}
+
+impl Sockets {
+    fn serve(mut self) -> Result<()> {
+        for line in io::stdin().lock().lines() {
+            match self.obey(&line?) {
+                Ok(answer) => println!("ok {answer}"),
+                Err(e) => println!("error {e:#}"),
+            }
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, command: &str) -> Result<String> {
+        let words: Vec<&str> = command.split(' ').collect();
+        match words[..] {
+            ["name", bytes] => {
+                let bytes: Result<Vec<u8>, _> = bytes.split(',').map(str::parse).collect();
+                set_name(&CString::new(bytes?)?)?;
+            }
+            ["listen", address] => {
+                let listener = TcpListener::bind(address)?;
+                let address = listener.local_addr()?;
+                self.listener = Some(listener);
+                return Ok(address.to_string());
+            }
+            ["stop-listening"] => self.listener = None,
+            ["connect", to] => return self.keep(TcpStream::connect(to)?),
+            ["connect-in-thread", name, to] => {
+                let to: SocketAddr = to.parse()?;
+                let thread = thread::Builder::new().name(name.into());
+                let stream = thread.spawn(move || TcpStream::connect(to))?.join();
+                return self.keep(stream.ok().context("the thread panicked")??);
+            }
+            ["be-refused", by] => match TcpStream::connect(by) {
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
+                other => bail!("{other:?}"),
+            },
+            ["accept"] => {
+                let listener = self.listener.as_ref().context("no listener")?;
+                let (stream, _) = listener.accept()?;
+                return self.keep(stream);
+            }
+            ["send", bytes] => self.last()?.write_all(&vec![b'x'; bytes.parse()?])?,
+            ["receive", bytes] => self.last()?.read_exact(&mut vec![0; bytes.parse()?])?,
+            ["close"] => self.streams.clear(),
+            ["hand-over"] => {
+                let stream = self.streams.pop().context("no connection")?;
+                let holder = Command::new(env::current_exe()?)
+                    .arg(HOLDER)
+                    .stdin(OwnedFd::from(stream))
+                    .stdout(Stdio::null())
+                    .spawn()?;
+                let pid = holder.id();
+                self.holders.push(holder);
+                return Ok(pid.to_string());
+            }
+            _ => bail!("not a command"),
+        }
+        Ok(String::new())
+    }
+
+    fn last(&mut self) -> Result<&mut TcpStream> {
+        self.streams.last_mut().context("no connection")
+    }
+
+    fn keep(&mut self, stream: TcpStream) -> Result<String> {
+        let ends = format!("{} {}", stream.local_addr()?, stream.peer_addr()?);
+        self.streams.push(stream);
+        Ok(ends)
+    }
+}

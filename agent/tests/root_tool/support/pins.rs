@@ -1,0 +1,76 @@
+//! Filter maps, as their owner makes, pins and edits them.
+
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use libbpf_rs::libbpf_sys::bpf_map_create_opts;
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+
+use super::mount_points;
+
+/// A pinned map; unpinned on drop.
+pub struct Pin {
+    map: MapHandle,
+    path: PathBuf,
+}
+
+impl Pin {
+    /// A path on the bpf file system at which nothing is.
+    pub fn free_path() -> PathBuf {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let root = mount_points("bpf");
+        let root = root.first().expect("a bpf file system is mounted");
+        root.join(format!(
+            "tcptracer_test_{}_{}",
+            process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        ))
+    }
+
+    /// A map of any shape.
+    pub fn new(kind: MapType, key: u32, value: u32, entries: u32) -> Self {
+        let options = bpf_map_create_opts {
+            sz: size_of::<bpf_map_create_opts>() as _,
+            ..Default::default()
+        };
+        let mut map = MapHandle::create(kind, Some("test"), key, value, entries, &options)
+            .expect("a map can be made");
+        let path = Self::free_path();
+        map.pin(&path).expect("a map can be pinned");
+        Self { map, path }
+    }
+
+    /// As bcc documents it for cgroups.
+    pub fn hash() -> Self {
+        Self::new(MapType::Hash, 8, 8, 128)
+    }
+
+    pub fn path(&self) -> &str {
+        self.path.to_str().expect("the path is UTF-8")
+    }
+
+    pub fn insert(&self, key: u64) {
+        let value = vec![0; self.map.value_size() as usize];
+        self.map
+            .update(&key.to_ne_bytes(), &value, MapFlags::ANY)
+            .expect("a key can be inserted");
+    }
+
+    pub fn delete(&self, key: u64) {
+        self.map
+            .delete(&key.to_ne_bytes())
+            .expect("a key can be deleted");
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let _ = self.map.unpin(&self.path);
+    }
+}
+
+/// Whether anything is at the path, even what cannot be opened.
+pub fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}

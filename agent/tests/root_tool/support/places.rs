@@ -1,0 +1,147 @@
+//! Namespaces and cgroups that last as long as the value that stands for them.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{self, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::{panic, thread};
+
+use nix::sched::{CloneFlags, unshare};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::wait_until;
+
+/// Runs it in a thread of its own, whose namespaces may be changed; processes it starts have them.
+fn aside<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| match scope.spawn(f).join() {
+        Ok(value) => value,
+        Err(panic) => panic::resume_unwind(panic),
+    })
+}
+
+/// A network namespace with nothing but a loopback device, which is up.
+pub struct Netns {
+    file: File,
+    pub inode: u64,
+}
+
+impl Netns {
+    pub fn new() -> Self {
+        let file = aside(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace can be made");
+            ip(&["link", "set", "lo", "up"]);
+            File::open("/proc/thread-self/ns/net").expect("the namespace has a file")
+        });
+        let inode = file.metadata().expect("the namespace has an inode").ino();
+        Self { file, inode }
+    }
+
+    /// Runs it inside.
+    pub fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        aside(|| {
+            move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
+                .expect("the namespace can be entered");
+            f()
+        })
+    }
+
+    /// Gives the loopback device another address.
+    pub fn add_address(&self, address: &str) {
+        self.enter(|| ip(&["addr", "add", address, "dev", "lo"]));
+    }
+}
+
+fn ip(args: &[&str]) {
+    let status = Command::new("ip").args(args).status().expect("ip runs");
+    assert!(status.success(), "ip {args:?}: {status}");
+}
+
+/// Runs it in a mount namespace of its own, from which nothing spreads.
+pub fn own_mounts<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    aside(|| {
+        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace can be made");
+        mount_change(
+            "/",
+            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+        )
+        .expect("mounts can be made private");
+        f()
+    })
+}
+
+/// Where the calling thread sees file systems of this type.
+pub fn mount_points(kind: &str) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/thread-self/mounts").expect("the mounts can be read");
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split(' ').skip(1);
+            let path = words.next()?;
+            (words.next()? == kind).then(|| path.into())
+        })
+        .collect()
+}
+
+/// Hides what is there behind an empty file system. Only with mounts of one's own.
+pub fn cover(path: &Path) {
+    mount("none", path, "tmpfs", MountFlags::empty(), None)
+        .unwrap_or_else(|e| panic!("{} cannot be covered: {e}", path.display()));
+}
+
+/// A cgroup of the v2 hierarchy. What was moved into it has to end before it does.
+pub struct Cgroup {
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Right below the root.
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let root = mount_points("cgroup2");
+        let root = root.first().expect("cgroup v2 is mounted");
+        let name = format!(
+            "tcptracer-test-{}-{}",
+            process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        Self::at(root.join(name))
+    }
+
+    /// One level down.
+    pub fn child(&self) -> Self {
+        Self::at(self.path.join("child"))
+    }
+
+    fn at(path: PathBuf) -> Self {
+        fs::create_dir(&path).expect("a cgroup can be made");
+        Self { path }
+    }
+
+    pub fn id(&self) -> u64 {
+        fs::metadata(&self.path).expect("the cgroup is there").ino()
+    }
+
+    pub fn add(&self, pid: u32) {
+        fs::write(self.path.join("cgroup.procs"), pid.to_string())
+            .expect("a process can be moved into the cgroup");
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // A process that was killed stays in it for a moment.
+        let gone = || match fs::remove_dir(&self.path) {
+            Err(e) => e.kind() != ErrorKind::ResourceBusy,
+            Ok(()) => true,
+        };
+        if thread::panicking() {
+            gone();
+        } else {
+            wait_until("the cgroup empties", gone);
+        }
+    }
+}
