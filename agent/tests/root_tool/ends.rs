@@ -1,2 +1,3 @@
 //! x
-crate::tests![nothing]; fn nothing() {}
+crate::tests![nothing];
+fn nothing() {}

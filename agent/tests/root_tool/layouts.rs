@@ -89,7 +89,11 @@ fn plain() {
 fn plain_ipv6() {
     let mut world = World::new();
     let (_, actual, client, server) = lines(&mut world, "[::1]:0", &[]);
-    assert!(client.body().contains(" 6  [::1]            [::1]            "));
+    assert!(
+        client
+            .body()
+            .contains(" 6  [::1]            [::1]            ")
+    );
     assert_same(actual, rows(&client, &server));
 }
 
@@ -158,7 +162,10 @@ fn verbose_timestamp() {
     let (client, _) = world.visit(to);
     tool.rows(2);
     let actual = tool.stop().quietly();
-    assert!(actual[0].starts_with("0             connect "), "{actual:?}");
+    assert!(
+        actual[0].starts_with("0             connect "),
+        "{actual:?}"
+    );
     let (times, actual): (Vec<f64>, Vec<String>) = actual
         .iter()
         .map(|row| {
@@ -182,8 +189,7 @@ fn extended() {
     let mut tool = Tool::on(&world, &["-x"]);
     assert_eq!(
         tool.header,
-        header_of(false)
-            + " REASON       MS           TX_BYTES   RX_BYTES   RETRANS RTT(ms) "
+        header_of(false) + " REASON       MS           TX_BYTES   RX_BYTES   RETRANS RTT(ms) "
     );
     let (client, server) = world.open(to);
     world.client.send(100_000);

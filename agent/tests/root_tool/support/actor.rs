@@ -6,13 +6,21 @@ test knows when something has been done. It ends with its stdin, hence with the 
 */
 
 use std::ffi::CString;
-use std::io::{self, BufRead, Read, Write};
+use std::fs;
+use std::io::{self, BufRead, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
-use std::{env, thread};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use rustix::thread::set_name;
 
 use super::lines::{Lines, Next};
@@ -70,8 +78,7 @@ impl Actor {
 
     /// Inode of its mount namespace.
     pub fn mntns(&self) -> u64 {
-        use std::os::unix::fs::MetadataExt;
-        std::fs::metadata(format!("/proc/{}/ns/mnt", self.pid()))
+        fs::metadata(format!("/proc/{}/ns/mnt", self.pid()))
             .expect("the actor runs")
             .ino()
     }
@@ -125,10 +132,14 @@ impl Actor {
         self.tell("stop-listening");
     }
 
-    /// Gives its last connection to a new process, which closes it after the peer did. Returns the
-    /// pid.
-    pub fn hand_over(&mut self) -> u32 {
-        self.tell("hand-over").parse().expect("a pid")
+    /// Starts a process called `holder` to hand a connection over to, and returns its pid.
+    pub fn start_holder(&mut self) -> u32 {
+        self.tell("start-holder").parse().expect("a pid")
+    }
+
+    /// Gives its last connection to the holder, which closes it after the peer has.
+    pub fn hand_over(&mut self) {
+        self.tell("hand-over");
     }
 
     /// Ends it with its sockets open.
@@ -230,17 +241,52 @@ pub fn act() -> ExitCode {
     }
 }
 
-/// Keeps the connection on stdin until the peer closes it.
+/// The holder's side: takes a connection from the socket on stdin and keeps it until the peer
+/// closes it.
 pub fn hold() -> ExitCode {
-    let _ = io::stdin().lock().read_to_end(&mut Vec::new());
-    ExitCode::SUCCESS
+    let held = set_name(c"holder")
+        .map_err(Into::into)
+        .and_then(|()| receive_fd())
+        .map(|fd| TcpStream::from(fd).read_to_end(&mut Vec::new()));
+    match held {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn receive_fd() -> Result<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    recvmsg(
+        io::stdin(),
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut control,
+        RecvFlags::empty(),
+    )?;
+    control
+        .drain()
+        .find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        })
+        .context("no connection was handed over")
+}
+
+fn send_fd(to: &UnixStream, fd: OwnedFd) -> Result<()> {
+    let fds = [fd.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    sendmsg(to, &[IoSlice::new(&[0])], &mut control, SendFlags::empty())?;
+    Ok(())
 }
 
 #[derive(Default)]
 struct Sockets {
     listener: Option<TcpListener>,
     streams: Vec<TcpStream>,
-    holders: Vec<Child>,
+    holder: Option<UnixStream>,
 }
 
 impl Sockets {
@@ -287,16 +333,20 @@ impl Sockets {
             ["send", bytes] => self.last()?.write_all(&vec![b'x'; bytes.parse()?])?,
             ["receive", bytes] => self.last()?.read_exact(&mut vec![0; bytes.parse()?])?,
             ["close"] => self.streams.clear(),
-            ["hand-over"] => {
-                let stream = self.streams.pop().context("no connection")?;
-                let holder = Command::new(env::current_exe()?)
+            ["start-holder"] => {
+                let (ours, its) = UnixStream::pair()?;
+                self.holder = Some(ours);
+                // It ends with the connection or with our end of the pair.
+                let holder = Command::new("/proc/self/exe")
                     .arg(HOLDER)
-                    .stdin(OwnedFd::from(stream))
+                    .stdin(OwnedFd::from(its))
                     .stdout(Stdio::null())
                     .spawn()?;
-                let pid = holder.id();
-                self.holders.push(holder);
-                return Ok(pid.to_string());
+                return Ok(holder.id().to_string());
+            }
+            ["hand-over"] => {
+                let stream = self.streams.pop().context("no connection")?;
+                send_fd(self.holder.as_ref().context("no holder")?, stream.into())?;
             }
             _ => bail!("not a command"),
         }

@@ -206,7 +206,10 @@ impl Tool {
         let start = Instant::now();
         let mut stderr = Vec::new();
         loop {
-            match self.out.next_within(DEADLINE.saturating_sub(start.elapsed())) {
+            match self
+                .out
+                .next_within(DEADLINE.saturating_sub(start.elapsed()))
+            {
                 Next::Line(line) => self.take(line),
                 Next::End => break,
                 Next::Nothing => panic!("the tool does not end; rows: {:#?}", self.rows),
