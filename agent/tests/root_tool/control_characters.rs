@@ -1,3 +1,65 @@
-//! x
-crate::tests![nothing];
-fn nothing() {}
+//! A process chooses its own name; nothing in it may reach a terminal raw.
+
+use crate::support::{Actor, Netns, Tool, World, assert_same};
+
+crate::tests![in_the_table, in_json];
+
+/// Names and what is to be shown of them. At most 15 bytes count.
+const NAMES: &[(&[u8], &str)] = &[
+    (b"\x1b[31m\n", "?[31m?"),
+    (b"a b\tc", "a b?c"),
+    (b"\x7fdel\rcr", "?del?cr"),
+    (b"\"quoted\\\"", "\"quoted\\\""),
+    (b"bad\xff\xfeutf8", "bad\u{fffd}\u{fffd}utf8"),
+    ("\u{202e}rtl\u{9b}csi".as_bytes(), "?rtl?csi"),
+    ("größe".as_bytes(), "größe"),
+    (b"123456789012345678", "123456789012345"),
+];
+
+fn in_the_table() {
+    let netns = Netns::new();
+    let mut server = Actor::inside(&netns, "server");
+    let to = server.listen("127.0.0.1:0");
+    let mut tool = Tool::start(["-N", &netns.inode.to_string()]);
+    let mut expected = Vec::new();
+    for (comm, shown) in NAMES {
+        let mut client = netns.enter(|| Actor::with_raw_comm(comm, shown));
+        let end = client.connect(to);
+        let accepted = server.accept();
+        client.close();
+        server.close();
+        expected.extend([
+            end.row('C'),
+            accepted.row('A'),
+            end.row('X'),
+            accepted.row('X'),
+        ]);
+    }
+    tool.rows(expected.len());
+    let rows = tool.stop().quietly();
+    assert!(!rows.concat().contains(char::is_control));
+    assert_same(rows, expected);
+}
+
+fn in_json() {
+    for (comm, shown) in NAMES {
+        let mut world = World::new();
+        world.client = world.netns.enter(|| Actor::with_raw_comm(comm, shown));
+        let to = world.server.listen("127.0.0.1:0");
+        let mut tool = Tool::json_on(&world, &[]);
+        let (client, _) = world.visit(to);
+        let objects = tool.objects(4);
+        let mut seen = 0;
+        for object in objects.iter().filter(|o| o["pid"] == client.pid) {
+            assert_eq!(object["comm"], *shown);
+            seen += 1;
+            if object["type"] == "close" {
+                assert_eq!(object["closer_comm"], *shown);
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, 3, "{objects:#?}");
+        let lines = tool.stop().quietly().concat();
+        assert!(!lines.contains(char::is_control), "{lines:?}");
+    }
+}

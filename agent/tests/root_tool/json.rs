@@ -1,3 +1,264 @@
-//! x
-crate::tests![nothing];
-fn nothing() {}
+//! `-o json`.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::support::{End, Tool, World, header_of};
+
+crate::tests![
+    the_fields_of_each_type,
+    the_fields_of_an_existing_connection,
+    one_id_from_open_to_close,
+    times_are_rfc_3339_and_agree,
+    who_and_where,
+    bytes_are_exact,
+    reasons,
+    options_of_the_table_do_not_matter,
+];
+
+const COMMON: &str = "type time id role pid tid uid comm source cgroup_id mntns netns \
+                      ip saddr daddr sport dport";
+const OPENED_CLIENT: &str = "syn established handshake_ns";
+const OPENED_SERVER: &str = "established accepted accept_wait_ns";
+const CLOSED: &str = "duration_ns reason first_fin closer_pid closer_comm";
+const COUNTERS: &str = "bytes_sent bytes_received segments_sent segments_received retransmits \
+                        srtt_us";
+
+#[track_caller]
+fn assert_fields(object: &Value, expected: &[&str]) {
+    let actual: BTreeSet<&str> = object
+        .as_object()
+        .expect("an object")
+        .keys()
+        .map(String::as_str)
+        .collect();
+    let expected: BTreeSet<&str> = expected.iter().flat_map(|f| f.split_whitespace()).collect();
+    assert_eq!(actual, expected, "{object}");
+}
+
+/// The events of a connection: of the client and of the server, open and close.
+struct Events {
+    client: [Value; 2],
+    server: [Value; 2],
+}
+
+/// Opens a connection, sends over it and closes it, the client first.
+#[track_caller]
+fn session(to_server: usize, to_client: usize) -> (World, Events, [End; 2]) {
+    let mut world = World::new();
+    let to = world.server.listen("127.0.0.1:0");
+    let mut tool = Tool::json_on(&world, &[]);
+    let (client, server) = world.open(to);
+    world.client.send(to_server);
+    world.server.receive(to_server);
+    world.server.send(to_client);
+    world.client.receive(to_client);
+    world.close();
+    let objects = tool.objects(4);
+    assert_eq!(tool.stop().quietly().len(), 4);
+    let events = Events {
+        client: events_of(&objects, &client),
+        server: events_of(&objects, &server),
+    };
+    (world, events, [client, server])
+}
+
+/// The two events of an end.
+#[track_caller]
+fn events_of(objects: &[Value], end: &End) -> [Value; 2] {
+    let own: Vec<Value> = objects
+        .iter()
+        .filter(|o| o["sport"] == end.local.port() && o["dport"] == end.remote.port())
+        .cloned()
+        .collect();
+    own.try_into()
+        .unwrap_or_else(|own| panic!("not two events: {own:#?}"))
+}
+
+fn the_fields_of_each_type() {
+    let (_, events, _) = session(1, 1);
+    let [connect, close] = &events.client;
+    assert_eq!(
+        (&connect["type"], &close["type"]),
+        (&"connect".into(), &"close".into())
+    );
+    assert_fields(connect, &[COMMON, OPENED_CLIENT]);
+    assert_fields(close, &[COMMON, OPENED_CLIENT, CLOSED, COUNTERS]);
+    let [accept, close] = &events.server;
+    assert_eq!(
+        (&accept["type"], &close["type"]),
+        (&"accept".into(), &"close".into())
+    );
+    assert_fields(accept, &[COMMON, OPENED_SERVER]);
+    assert_fields(close, &[COMMON, OPENED_SERVER, CLOSED, COUNTERS]);
+}
+
+fn the_fields_of_an_existing_connection() {
+    let mut world = World::new();
+    let to = world.server.listen("127.0.0.1:0");
+    let (client, server) = world.open(to);
+    world.client.send(3);
+    world.server.receive(3);
+    let mut tool = Tool::json_on(&world, &["--existing"]);
+    let objects = tool.objects(2);
+    world.close();
+    let objects = [objects, tool.objects(4).split_off(2)].concat();
+    assert_eq!(tool.stop().quietly().len(), 4);
+    for (end, role, sent) in [(&client, "client", 3), (&server, "server", 0)] {
+        let [existing, close] = events_of(&objects, end);
+        assert_fields(&existing, &[COMMON, COUNTERS]);
+        assert_fields(
+            &close,
+            &[COMMON, CLOSED.trim_start_matches("duration_ns"), COUNTERS],
+        );
+        for object in [&existing, &close] {
+            assert_eq!(object["pid"], end.pid, "{object}");
+            assert_eq!(object["comm"], end.comm.as_str(), "{object}");
+            assert_eq!(object["role"], role, "{object}");
+            assert_eq!(object["source"], "snapshot", "{object}");
+            assert_eq!(object["bytes_sent"], sent, "{object}");
+        }
+        assert_eq!(existing["type"], "existing");
+        assert_eq!(existing["id"], close["id"]);
+    }
+}
+
+fn one_id_from_open_to_close() {
+    let (_, events, _) = session(1, 1);
+    let ids = [&events.client, &events.server].map(|[open, close]| {
+        assert_eq!(open["id"], close["id"]);
+        let id = open["id"].as_str().expect("a string");
+        id.parse::<u64>().expect("a socket's cookie")
+    });
+    assert_ne!(ids[0], ids[1]);
+}
+
+/// An RFC 3339 time in UTC, in nanoseconds.
+#[track_caller]
+fn time(object: &Value, field: &str) -> i128 {
+    let text = object[field].as_str().expect(field);
+    assert!(text.ends_with('Z') && text[10..].starts_with('T'), "{text}");
+    let time: Timestamp = text.parse().expect("an RFC 3339 time");
+    time.as_nanosecond()
+}
+
+#[track_caller]
+fn nanos(object: &Value, field: &str) -> i128 {
+    object[field].as_u64().expect(field).into()
+}
+
+fn times_are_rfc_3339_and_agree() {
+    let before = Timestamp::now().as_nanosecond();
+    let (_, events, _) = session(1, 1);
+    let after = Timestamp::now().as_nanosecond();
+    // The clock of the events is related to that of the day to a millisecond.
+    let slack = 10_000_000;
+
+    for [open, close] in [&events.client, &events.server] {
+        assert_eq!(open["established"], close["established"]);
+        let established = time(open, "established");
+        assert!((before - slack..=after + slack).contains(&established));
+        let (fin, end) = (time(close, "first_fin"), time(close, "time"));
+        assert!(established <= fin && fin <= end, "{close}");
+        assert_eq!(nanos(close, "duration_ns"), end - established);
+    }
+    let [connect, close] = &events.client;
+    assert_eq!(connect["syn"], close["syn"]);
+    assert_eq!(connect["time"], connect["established"]);
+    assert_eq!(
+        nanos(connect, "handshake_ns"),
+        time(connect, "established") - time(connect, "syn")
+    );
+    let [accept, close] = &events.server;
+    assert_eq!(accept["accepted"], close["accepted"]);
+    assert_eq!(accept["time"], accept["accepted"]);
+    assert_eq!(
+        nanos(accept, "accept_wait_ns"),
+        time(accept, "accepted") - time(accept, "established")
+    );
+}
+
+fn who_and_where() {
+    let (world, events, [client, server]) = session(1, 1);
+    for (objects, end, actor, role, source) in [
+        (&events.client, client, &world.client, "client", "connect"),
+        (&events.server, server, &world.server, "server", "accept"),
+    ] {
+        for object in objects {
+            assert_eq!(object["role"], role, "{object}");
+            assert_eq!(object["source"], source, "{object}");
+            assert_eq!(object["pid"], end.pid, "{object}");
+            assert_eq!(object["tid"], end.pid, "{object}");
+            assert_eq!(object["uid"], 0, "{object}");
+            assert_eq!(object["comm"], end.comm.as_str(), "{object}");
+            assert_eq!(object["mntns"], actor.mntns(), "{object}");
+            assert_eq!(object["netns"], world.netns.inode, "{object}");
+            assert_eq!(object["ip"], 4, "{object}");
+            assert_eq!(object["saddr"], end.local.ip().to_string(), "{object}");
+            assert_eq!(object["daddr"], end.remote.ip().to_string(), "{object}");
+            assert!(object["cgroup_id"].is_u64(), "{object}");
+        }
+        assert_eq!(objects[1]["closer_pid"], end.pid);
+        assert_eq!(objects[1]["closer_comm"], end.comm.as_str());
+    }
+}
+
+fn bytes_are_exact() {
+    for (to_server, to_client) in [(0, 0), (1, 0), (123_457, 3), (5, 1_000_001)] {
+        let (_, events, _) = session(to_server, to_client);
+        for ([_, close], sent, received) in [
+            (&events.client, to_server, to_client),
+            (&events.server, to_client, to_server),
+        ] {
+            assert_eq!(close["bytes_sent"], sent, "{close}");
+            assert_eq!(close["bytes_received"], received, "{close}");
+            assert!(close["segments_sent"].as_u64() >= Some(1), "{close}");
+            assert!(close["segments_received"].as_u64() >= Some(2), "{close}");
+        }
+    }
+}
+
+fn reasons() {
+    let (_, events, _) = session(1, 1);
+    assert_eq!(events.client[1]["reason"], "local");
+    assert_eq!(events.server[1]["reason"], "remote");
+
+    // Closed with data unread: the kernel sends a RST.
+    let mut world = World::new();
+    let to = world.server.listen("127.0.0.1:0");
+    let mut tool = Tool::json_on(&world, &[]);
+    let (client, server) = world.open(to);
+    world.client.send(10);
+    world.server.close();
+    world.client.close();
+    let objects = tool.objects(4);
+    tool.stop().quietly();
+    let [_, close] = events_of(&objects, &server);
+    assert_eq!(close["reason"], "reset-local", "{close}");
+    assert_eq!(close["closer_pid"], server.pid, "{close}");
+    assert_fields(
+        &close,
+        &[
+            COMMON,
+            OPENED_SERVER,
+            CLOSED.replace("first_fin ", "").as_str(),
+            COUNTERS,
+        ],
+    );
+    let [_, close] = events_of(&objects, &client);
+    assert_eq!(close["reason"], "reset-remote", "{close}");
+    assert_eq!(close["errno"], 104, "{close}");
+}
+
+fn options_of_the_table_do_not_matter() {
+    let mut world = World::new();
+    let to = world.server.listen("127.0.0.1:0");
+    let mut tool = Tool::json_on(&world, &["-t", "-v", "-x"]);
+    let (client, _) = world.visit(to);
+    let [connect, _] = events_of(&tool.objects(4), &client);
+    assert_fields(&connect, &[COMMON, OPENED_CLIENT]);
+    let lines = tool.stop().quietly();
+    assert!(!lines.contains(&header_of(true)), "{lines:?}");
+}

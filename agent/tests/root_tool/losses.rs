@@ -1,3 +1,76 @@
-//! x
-crate::tests![nothing];
-fn nothing() {}
+//! More than there is room for: what is missing is counted, to the last event.
+
+use crate::support::{Tool, World, stats};
+
+crate::tests![a_small_ring_overflows, too_many_connections_at_a_time];
+
+/// The number before these words, from lines on stderr.
+fn total(stderr: &[String], words: &str) -> u64 {
+    stderr
+        .iter()
+        .filter(|line| line.contains(words))
+        .map(|line| {
+            let number = line.strip_prefix("tcptracer: ").expect("the tool's name");
+            let (number, _) = number.split_once(' ').expect("a number and words");
+            number.parse::<u64>().expect("a number")
+        })
+        .sum()
+}
+
+fn a_small_ring_overflows() {
+    const CONNECTIONS: u64 = 500;
+    let mut world = World::new();
+    let to = world.server.listen("127.0.0.1:0");
+    let mut tool = Tool::on(&world, &["--ring-size", "4096", "--stats"]);
+    // All of them close when their processes end: a burst.
+    for _ in 0..CONNECTIONS {
+        world.open(to);
+    }
+    world.close();
+    // Told while it runs, not only at the end.
+    let complaint = tool.complaint();
+    assert!(
+        complaint.contains("events lost: the ring was full (--ring-size"),
+        "{complaint}"
+    );
+    assert!(tool.runs());
+
+    let mut ended = tool.stop();
+    ended.stderr.insert(0, complaint);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    let line = ended.stderr.pop().expect("the line of --stats");
+    let [seen, written, lost] = stats(&line);
+    assert_eq!(written, ended.rows.len() as u64, "{line}");
+    assert_eq!(lost, total(&ended.stderr, "the ring was full"), "{ended:?}");
+    assert!(lost > 0, "{line}");
+    assert_eq!(seen, written + lost, "{line}");
+    assert_eq!(seen, 4 * CONNECTIONS, "{line}");
+}
+
+fn too_many_connections_at_a_time() {
+    const CONNECTIONS: u64 = 10;
+    let mut world = World::new();
+    let to = world.server.listen("127.0.0.1:0");
+    let mut tool = Tool::on(&world, &["--max-connections", "4", "--stats"]);
+    for _ in 0..CONNECTIONS {
+        world.open(to);
+    }
+    world.close();
+    let complaint = tool.complaint();
+    assert!(
+        complaint.contains("connections not followed: too many are open (--max-connections"),
+        "{complaint}"
+    );
+
+    let mut ended = tool.stop();
+    ended.stderr.insert(0, complaint);
+    let line = ended.stderr.pop().expect("the line of --stats");
+    let missed = total(&ended.stderr, "connections not followed");
+    assert!(
+        line.contains(&format!("connections: {missed} not followed")),
+        "{line}"
+    );
+    // Each end that was followed has two rows, and none has one.
+    let rows = ended.rows.len() as u64;
+    assert_eq!(rows + 2 * missed, 4 * CONNECTIONS, "{ended:#?}");
+}

@@ -1,9 +1,9 @@
 //! The tool, run as a person or a script runs it.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -101,13 +101,24 @@ impl Tool {
             let beacon = TcpListener::bind("127.0.0.1:0").expect("a listener");
             let address = beacon.local_addr().expect("an address");
             tool.beacon = Some(address.port());
-            while tool.out.next_within(Duration::from_millis(20)) == Next::Nothing {
+            while !tool.has_written() {
                 assert!(start.elapsed() < DEADLINE, "the tool reports nothing");
                 let _stream = TcpStream::connect(address).expect("a connection");
                 beacon.accept().expect("an accepted connection");
             }
         });
         tool
+    }
+
+    /// Whether there has been a line; waits a moment for one.
+    #[track_caller]
+    fn has_written(&mut self) -> bool {
+        match self.out.next_within(Duration::from_millis(20)) {
+            Next::Line(line) => self.take(line),
+            Next::Nothing => return false,
+            Next::End => panic!("the tool does not run: {:?}", self.end()),
+        }
+        true
     }
 
     #[track_caller]
@@ -179,8 +190,35 @@ impl Tool {
         }
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// Ids of the programs that it holds.
+    pub fn programs(&self) -> Vec<u32> {
+        self.ids_of("prog_id:")
+    }
+
+    /// Ids of the maps that it holds.
+    pub fn maps(&self) -> Vec<u32> {
+        self.ids_of("map_id:")
+    }
+
+    /// Ids of the links that it holds.
+    pub fn links(&self) -> Vec<u32> {
+        self.ids_of("link_id:")
+    }
+
+    /// What the kernel tells about the file descriptors.
+    fn ids_of(&self, key: &str) -> Vec<u32> {
+        let directory = format!("/proc/{}/fdinfo", self.child.id());
+        let files = fs::read_dir(directory).expect("the tool runs");
+        let mut ids: Vec<u32> = files
+            .filter_map(|file| fs::read_to_string(file.ok()?.path()).ok())
+            .filter_map(|info| {
+                let line = info.lines().find_map(|line| line.strip_prefix(key))?;
+                line.trim().parse().ok()
+            })
+            .collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
     }
 
     #[track_caller]
@@ -238,12 +276,6 @@ impl Drop for Tool {
     }
 }
 
-/// A tool whose stdout nobody reads for it. Killed on drop.
-pub struct Unread {
-    pub child: Child,
-    pub stdout: Option<ChildStdout>,
-}
-
 #[track_caller]
 fn object(line: &str) -> Value {
     match serde_json::from_str(line) {
@@ -264,9 +296,4 @@ pub fn stats(line: &str) -> [u64; 3] {
         number.parse().expect("a number")
     };
     [number("events seen"), number("written"), number("lost")]
-}
-
-/// Whether it was ended by a signal it did not handle.
-pub fn was_killed(status: ExitStatus) -> bool {
-    status.signal().is_some()
 }
