@@ -127,10 +127,10 @@ fn a_map_that_is_not_a_hash() {
 
 fn a_pinned_program_is_not_a_map() {
     // Any program will do: one of another tool that runs.
-    let mut other = Tool::start(["-p", "1"]);
+    let other = Tool::start(["-p", "1"]);
     let program = other.programs()[0];
     let path = Pin::free_path();
-    let mut program = ProgramHandle::from_prog_id(program).expect("the program is there");
+    let program = ProgramHandle::from_prog_id(program).expect("the program is there");
     program.pin(&path).expect("a program can be pinned");
     let _removed = Removed(path.clone());
     assert_path_refused(&path, &["not a pinned map"]);

@@ -8,7 +8,8 @@ use crate::support::{
 
 crate::tests![
     maps_of_every_documented_shape_are_taken,
-    other_kinds_of_hash_are_taken,
+    every_kind_of_hash_is_taken,
+    a_relative_path_is_taken,
     an_empty_map_lets_nothing_pass,
     a_cgroup_map_is_live,
     a_mntns_map_is_live,
@@ -47,11 +48,12 @@ fn an_empty_map_lets_nothing_pass() {
     }
 }
 
-/// Connections before, while and after `key` is in the map of `option`.
+/// Connections before, while and after `key` is in the map; `args` name the map, and what else
+/// there is already matches.
 #[track_caller]
-fn assert_live(world: &mut World, option: &str, pin: &Pin, key: u64) {
+fn assert_live(world: &mut World, args: &[&str], pin: &Pin, key: u64) {
     let to = world.server.listen("127.0.0.1:0");
-    let mut tool = Tool::on(world, &[option, pin.path()]);
+    let mut tool = Tool::on(world, args);
     world.visit(to);
     pin.insert(key);
     let selected = world.visit(to);
@@ -63,25 +65,42 @@ fn assert_live(world: &mut World, option: &str, pin: &Pin, key: u64) {
 
 fn maps_of_every_documented_shape_are_taken() {
     for (value, entries) in [(8, 128), (4, 1024), (4, 10240)] {
-        let mut world = World::new();
-        let pin = Pin::new(MapType::Hash, 8, value, entries);
-        let key = world.client.mntns();
-        assert_live(&mut world, "--mntnsmap", &pin, key);
-
         let cgroup = Cgroup::new();
         let mut world = World::new();
         cgroup.add(world.client.pid());
         cgroup.add(world.server.pid());
-        let pin = Pin::new(MapType::Hash, 8, value, entries);
-        assert_live(&mut world, "--cgroupmap", &pin, cgroup.id());
+        let [cgroups, mounts] = [(); 2].map(|()| Pin::new(MapType::Hash, 8, value, entries));
+        mounts.insert(world.client.mntns());
+        let args = ["--mntnsmap", mounts.path(), "--cgroupmap", cgroups.path()];
+        assert_live(&mut world, &args, &cgroups, cgroup.id());
     }
 }
 
-fn other_kinds_of_hash_are_taken() {
-    let mut world = World::new();
-    let key = world.client.mntns();
-    let pin = Pin::new(MapType::LruHash, 8, 1, 64);
-    assert_live(&mut world, "--mntnsmap", &pin, key);
+fn every_kind_of_hash_is_taken() {
+    for kind in [
+        MapType::LruHash,
+        MapType::PercpuHash,
+        MapType::LruPercpuHash,
+    ] {
+        let mut world = World::new();
+        let key = world.client.mntns();
+        let pin = Pin::new(kind, 8, 8, 64);
+        assert_live(&mut world, &["--mntnsmap", pin.path()], &pin, key);
+    }
+}
+
+fn a_relative_path_is_taken() {
+    let world = World::new();
+    let pin = Pin::hash();
+    let (directory, name) = pin.path().rsplit_once('/').expect("a directory");
+    let mut tool = Tool::spawn(Tool::command().current_dir(directory).args([
+        "-N",
+        &world.inode(),
+        "--cgroupmap",
+        name,
+    ]));
+    tool.wait_for_header();
+    tool.stop().quietly();
 }
 
 fn a_cgroup_map_is_live() {
@@ -131,7 +150,9 @@ fn a_cgroup_selects_those_below_it() {
     let mut world = World::new();
     child.add(world.client.pid());
     child.add(world.server.pid());
-    assert_live(&mut world, "--cgroupmap", &Pin::hash(), parent.id());
+    let pin = Pin::hash();
+    let args = ["--cgroupmap", pin.path()];
+    assert_live(&mut world, &args, &pin, parent.id());
 }
 
 fn a_cgroup_does_not_select_those_above_it() {

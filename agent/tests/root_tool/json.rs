@@ -13,6 +13,7 @@ crate::tests![
     one_id_from_open_to_close,
     times_are_rfc_3339_and_agree,
     who_and_where,
+    addresses_have_no_brackets,
     bytes_are_exact,
     reasons,
     options_of_the_table_do_not_matter,
@@ -44,17 +45,17 @@ struct Events {
     server: [Value; 2],
 }
 
-/// Opens a connection, sends over it and closes it, the client first.
+/// Opens a connection, sends over it both ways and closes it, the client first.
 #[track_caller]
-fn session(to_server: usize, to_client: usize) -> (World, Events, [End; 2]) {
+fn session() -> (World, Events, [End; 2]) {
     let mut world = World::new();
     let to = world.server.listen("127.0.0.1:0");
     let mut tool = Tool::json_on(&world, &[]);
     let (client, server) = world.open(to);
-    world.client.send(to_server);
-    world.server.receive(to_server);
-    world.server.send(to_client);
-    world.client.receive(to_client);
+    world.client.send(9);
+    world.server.receive(9);
+    world.server.send(9);
+    world.client.receive(9);
     world.close();
     let objects = tool.objects(4);
     assert_eq!(tool.stop().quietly().len(), 4);
@@ -78,7 +79,7 @@ fn events_of(objects: &[Value], end: &End) -> [Value; 2] {
 }
 
 fn the_fields_of_each_type() {
-    let (_, events, _) = session(1, 1);
+    let (_, events, _) = session();
     let [connect, close] = &events.client;
     assert_eq!(
         (&connect["type"], &close["type"]),
@@ -126,7 +127,7 @@ fn the_fields_of_an_existing_connection() {
 }
 
 fn one_id_from_open_to_close() {
-    let (_, events, _) = session(1, 1);
+    let (_, events, _) = session();
     let ids = [&events.client, &events.server].map(|[open, close]| {
         assert_eq!(open["id"], close["id"]);
         let id = open["id"].as_str().expect("a string");
@@ -151,7 +152,7 @@ fn nanos(object: &Value, field: &str) -> i128 {
 
 fn times_are_rfc_3339_and_agree() {
     let before = Timestamp::now().as_nanosecond();
-    let (_, events, _) = session(1, 1);
+    let (_, events, _) = session();
     let after = Timestamp::now().as_nanosecond();
     // The clock of the events is related to that of the day to a millisecond.
     let slack = 10_000_000;
@@ -181,7 +182,7 @@ fn times_are_rfc_3339_and_agree() {
 }
 
 fn who_and_where() {
-    let (world, events, [client, server]) = session(1, 1);
+    let (world, events, [client, server]) = session();
     for (objects, end, actor, role, source) in [
         (&events.client, client, &world.client, "client", "connect"),
         (&events.server, server, &world.server, "server", "accept"),
@@ -206,22 +207,66 @@ fn who_and_where() {
 }
 
 fn bytes_are_exact() {
-    for (to_server, to_client) in [(0, 0), (1, 0), (123_457, 3), (5, 1_000_001)] {
-        let (_, events, _) = session(to_server, to_client);
-        for ([_, close], sent, received) in [
-            (&events.client, to_server, to_client),
-            (&events.server, to_client, to_server),
+    let mut world = World::new();
+    let to = world.server.listen("127.0.0.1:0");
+    let mut tool = Tool::json_on(&world, &[]);
+    let cases = [(0, 0), (1, 0), (123_457, 3), (5, 1_000_001)];
+    let all = cases.map(|(to_server, to_client)| {
+        let ends = world.open(to);
+        world.client.send(to_server);
+        world.server.receive(to_server);
+        // More than the buffers hold: the client has to receive while the server sends.
+        let mut left = to_client;
+        while left > 0 {
+            let part = left.min(50_000);
+            world.server.send(part);
+            world.client.receive(part);
+            left -= part;
+        }
+        world.close();
+        ends
+    });
+    let objects = tool.objects(4 * cases.len());
+    tool.stop().quietly();
+    for ((to_server, to_client), (client, server)) in cases.into_iter().zip(all) {
+        for (end, sent, received) in [
+            (client, to_server, to_client),
+            (server, to_client, to_server),
         ] {
+            let [_, close] = events_of(&objects, &end);
             assert_eq!(close["bytes_sent"], sent, "{close}");
             assert_eq!(close["bytes_received"], received, "{close}");
             assert!(close["segments_sent"].as_u64() >= Some(1), "{close}");
-            assert!(close["segments_received"].as_u64() >= Some(2), "{close}");
+            assert!(close["segments_received"].as_u64() >= Some(1), "{close}");
+        }
+    }
+}
+
+fn addresses_have_no_brackets() {
+    let mut world = World::new();
+    let port = world.server.listen("127.0.0.1:0").port();
+    let mut tool = Tool::json_on(&world, &[]);
+    let mapped = format!("[::ffff:127.0.0.1]:{port}").parse();
+    let (client, server) = world.visit(mapped.expect("an address"));
+    let to = world.server.listen("[::1]:0");
+    let (six, _) = world.visit(to);
+    let objects = tool.objects(8);
+    tool.stop().quietly();
+    for (end, ip, address) in [
+        (client, 6, "::ffff:127.0.0.1"),
+        (server, 4, "127.0.0.1"),
+        (six, 6, "::1"),
+    ] {
+        for event in events_of(&objects, &end) {
+            assert_eq!(event["ip"], ip, "{event}");
+            assert_eq!(event["saddr"], address, "{event}");
+            assert_eq!(event["daddr"], address, "{event}");
         }
     }
 }
 
 fn reasons() {
-    let (_, events, _) = session(1, 1);
+    let (_, events, _) = session();
     assert_eq!(events.client[1]["reason"], "local");
     assert_eq!(events.server[1]["reason"], "remote");
 
@@ -231,6 +276,7 @@ fn reasons() {
     let mut tool = Tool::json_on(&world, &[]);
     let (client, server) = world.open(to);
     world.client.send(10);
+    world.server.receive(4);
     world.server.close();
     world.client.close();
     let objects = tool.objects(4);

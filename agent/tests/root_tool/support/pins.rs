@@ -5,7 +5,7 @@ use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use libbpf_rs::libbpf_sys::bpf_map_create_opts;
-use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType, num_possible_cpus};
 
 use super::mount_points;
 
@@ -51,10 +51,16 @@ impl Pin {
     }
 
     pub fn insert(&self, key: u64) {
+        let key = key.to_ne_bytes();
         let value = vec![0; self.map.value_size() as usize];
-        self.map
-            .update(&key.to_ne_bytes(), &value, MapFlags::ANY)
-            .expect("a key can be inserted");
+        let inserted = if self.map.map_type().is_percpu() {
+            let cpus = num_possible_cpus().expect("a number of CPUs");
+            let values = vec![value; cpus];
+            self.map.update_percpu(&key, &values, MapFlags::ANY)
+        } else {
+            self.map.update(&key, &value, MapFlags::ANY)
+        };
+        inserted.expect("a key can be inserted");
     }
 
     pub fn delete(&self, key: u64) {

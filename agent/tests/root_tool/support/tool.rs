@@ -76,7 +76,7 @@ impl Tool {
         }
     }
 
-    /// Runs it until it traces: that is when the banner and the header come.
+    /// Runs it until it traces.
     pub fn start<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Self {
         let mut tool = Self::spawn(Self::command().args(args));
         tool.wait_for_header();
@@ -121,8 +121,9 @@ impl Tool {
         true
     }
 
+    /// Waits until it traces: that is when the banner and the header come.
     #[track_caller]
-    fn wait_for_header(&mut self) {
+    pub fn wait_for_header(&mut self) {
         let banner = self.out.next_within(DEADLINE);
         if banner != Next::Line(BANNER.into()) {
             panic!("{banner:?} instead of the banner; {:?}", self.end());
