@@ -1,6 +1,6 @@
 //! How it ends: by a signal, by itself, with its reader. Nothing is left behind.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Stdio};
 use std::thread;
@@ -26,6 +26,8 @@ crate::tests![
     a_reader_that_left_before_the_start_ends_it,
     a_second_signal_ends_it_though_nobody_reads,
     output_waits_for_a_slow_reader,
+    an_unwritable_stderr_does_not_matter,
+    a_loss_is_survived_without_stderr,
 ];
 
 /// A signal ends it well, after all rows.
@@ -274,4 +276,54 @@ fn output_waits_for_a_slow_reader() {
     let (code, stderr) = tool.end();
     assert_eq!(code, Some(0));
     assert_eq!(stats(stderr.trim_end()), [rows, rows, 0], "{stderr}");
+}
+
+/// A file that takes nothing.
+fn full() -> File {
+    let full = File::options().write(true).open("/dev/full");
+    full.expect("the device that is full")
+}
+
+fn an_unwritable_stderr_does_not_matter() {
+    let world = World::new();
+    for (args, code) in [
+        (["--duration", "1", "--stats"], 0),
+        (["--cgroupmap", "/", "--stats"], 1),
+    ] {
+        let mut command = Tool::command();
+        command.args(args).args(["-N", &world.inode()]);
+        let status = command.stdout(Stdio::null()).stderr(full()).status();
+        let status = status.expect("the tool can be run");
+        assert_eq!(status.code(), Some(code), "{args:?}");
+    }
+}
+
+fn a_loss_is_survived_without_stderr() {
+    let mut world = World::new();
+    let mut command = Tool::command();
+    command.args(["-N", &world.inode(), "--max-connections", "2"]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(full())
+        .spawn()
+        .expect("the tool can be run");
+    let mut stdout = BufReader::new(child.stdout.take().expect("a stdout"));
+    let mut tool = Unread(child);
+    for _ in 0..2 {
+        stdout.read_line(&mut String::new()).expect("a line");
+    }
+    let to = world.server.listen("127.0.0.1:0");
+    for _ in 0..4 {
+        world.open(to);
+    }
+    world.close();
+    let (client, _) = world.visit(to);
+    kill_process(Pid::from_child(&tool.0), Signal::INT).expect("it is our child");
+    let mut text = String::new();
+    stdout.read_to_string(&mut text).expect("UTF-8");
+    assert!(text.contains(&client.row('X')), "{text}");
+    wait_until("the tool ends", || {
+        tool.0.try_wait().expect("it is our child").is_some()
+    });
+    assert_eq!(tool.0.wait().expect("it has ended").code(), Some(0));
 }

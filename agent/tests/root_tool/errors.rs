@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::os::fd::AsRawFd;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use libbpf_rs::{MapType, ProgramHandle};
+
+use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::support::{Netns, Pin, Tool, cover, is_there, mount_points, own_mounts};
 
@@ -22,7 +23,8 @@ crate::tests![
     a_map_with_short_keys,
     without_privileges_cap_bpf_is_named,
     with_cap_bpf_only_cap_perfmon_is_named,
-    the_two_capabilities_are_enough,
+    few_capabilities_are_enough,
+    a_missing_bpf_file_system_is_named,
     without_tracefs_the_mount_command_is_given,
     without_btf_the_file_is_named,
     a_full_device_is_an_error,
@@ -142,36 +144,49 @@ fn a_map_with_short_keys() {
 }
 
 /// The tool without any capability of root's but these.
-fn with_capabilities(capabilities: &str) -> Command {
+fn root_with(capabilities: &str) -> Tool {
     let mut command = Command::new("setpriv");
     command
         .arg("--inh-caps=-all")
         .arg(format!("--bounding-set=-all{capabilities}"))
         .arg(env!("CARGO_BIN_EXE_tcptracer"));
+    Tool::spawn(command.args(["--duration", "1"]))
+}
+
+/// The tool as somebody who has these capabilities.
+fn nobody_with(capabilities: &str) -> Tool {
+    // Nobody may be unable to enter the directories above the binary, so it is opened before.
+    let binary = fs::File::open(env!("CARGO_BIN_EXE_tcptracer")).expect("the tool is there");
+    fcntl_setfd(&binary, FdFlags::empty()).expect("a descriptor can be handed down");
+    let mut command = Command::new("setpriv");
     command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(format!("--inh-caps=-all{capabilities}"))
+        .arg(format!("--ambient-caps=-all{capabilities}"))
+        .arg(format!("/proc/self/fd/{}", binary.as_raw_fd()));
+    Tool::spawn(command.args(["--duration", "1"]))
 }
 
 fn without_privileges_cap_bpf_is_named() {
     let words = ["missing CAP_BPF", "run as root"];
-    assert_refused(Tool::spawn(&mut with_capabilities("")), &words);
-    // Nobody may be unable to enter the directories above the binary, so it is opened before.
-    let binary = fs::File::open(env!("CARGO_BIN_EXE_tcptracer")).expect("the tool is there");
-    let mut command = Command::new(format!("/proc/self/fd/{}", binary.as_raw_fd()));
-    assert_refused(Tool::spawn(command.uid(65534).gid(65534)), &words);
+    assert_refused(root_with(""), &words);
+    assert_refused(nobody_with(""), &words);
 }
 
 fn with_cap_bpf_only_cap_perfmon_is_named() {
-    assert_refused(
-        Tool::spawn(&mut with_capabilities(",+bpf")),
-        &["missing CAP_PERFMON"],
-    );
+    assert_refused(root_with(",+bpf"), &["missing CAP_PERFMON"]);
+    assert_refused(nobody_with(",+bpf"), &["missing CAP_PERFMON"]);
 }
 
-fn the_two_capabilities_are_enough() {
-    let mut command = with_capabilities(",+bpf,+perfmon");
-    let ended = Tool::spawn(command.args(["--duration", "1"])).end();
-    let rows = ended.quietly();
-    assert!(rows.len() >= 2, "{rows:?}");
+fn few_capabilities_are_enough() {
+    for mut tool in [
+        root_with(",+bpf,+perfmon"),
+        root_with(",+sys_admin"),
+        nobody_with(",+bpf,+perfmon,+dac_read_search"),
+    ] {
+        tool.wait_for_header();
+        tool.stop().quietly();
+    }
 }
 
 /// Everything of these types disappears from the calling thread's sight.
@@ -190,6 +205,14 @@ fn without_tracefs_the_mount_command_is_given() {
             tool(&[]),
             &["tracefs", "mount -t tracefs tracefs /sys/kernel/tracing"],
         );
+    });
+}
+
+fn a_missing_bpf_file_system_is_named() {
+    let path = Pin::free_path();
+    own_mounts(|| {
+        hide(&["bpf"]);
+        assert_path_refused(&path, &["does not exist", "not on a bpf file system"]);
     });
 }
 
