@@ -142,6 +142,15 @@ static __always_inline void on_accepted_sock(struct sock *sk)
 		adopt_accepted(sk);
 }
 
+/* As follows(), before it is known that this is a socket at all: garbage is not followed. */
+static __always_inline bool follows_probed(struct sock *sk)
+{
+	if (!tt_config.family && !tt_config.netns)
+		return true;
+	return follows(BPF_CORE_READ(sk, __sk_common.skc_family),
+		       BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum));
+}
+
 /*
  * For callers who have a descriptor only. That our state knows the address proves that
  * it is a socket's, so the usual case needs no other check of the file.
@@ -157,6 +166,8 @@ static __always_inline void on_accepted_fd(__u32 fd, bool adopt)
 	sk = sock_of(file);
 	conn = conn_of(sk);
 	if (!conn) {
+		if (!follows_probed(sk))
+			return;
 		sk = tcp_sock_of(file);
 		if (!sk)
 			return;

@@ -109,24 +109,6 @@ static __always_inline struct tt_conn *find(struct sock *sk)
 	return NULL;
 }
 
-/* False if there is no room. */
-static __always_inline bool insert(struct sock *sk, struct tt_conn *conn)
-{
-	__u64 key = (__u64)sk;
-
-	if (!bpf_map_update_elem(&conns, &key, conn, BPF_NOEXIST))
-		return true;
-
-	struct tt_conn *old = bpf_map_lookup_elem(&conns, &key);
-
-	if (old) {
-		if (old->cookie == conn->cookie)
-			conn->life = old->life + 1;
-		retire(old, key);
-	}
-	return !bpf_map_update_elem(&conns, &key, conn, BPF_ANY);
-}
-
 /* A file refers to the socket: a child that has none waits in the accept queue. */
 static __always_inline bool is_grafted(struct sock *sk)
 {
@@ -172,6 +154,24 @@ static __always_inline void heal_accept(struct tt_conn *conn, bool current_close
 	report_opened(conn, bpf_ktime_get_ns());
 }
 
+/* The entry of a new attempt, whatever was there before. False if there is no room. */
+static __always_inline bool replace(struct sock *sk, struct tt_conn *conn)
+{
+	__u64 key = (__u64)sk;
+
+	if (!bpf_map_update_elem(&conns, &key, conn, BPF_NOEXIST))
+		return true;
+
+	struct tt_conn *old = bpf_map_lookup_elem(&conns, &key);
+
+	if (old) {
+		if (old->cookie == conn->cookie)
+			conn->life = old->life + 1;
+		retire(old, key);
+	}
+	return !bpf_map_update_elem(&conns, &key, conn, BPF_ANY);
+}
+
 /* CLOSE -> SYN_SENT, in the connecting process. The source port is not chosen yet. */
 static __always_inline void on_syn_sent(struct sock *sk)
 {
@@ -186,33 +186,42 @@ static __always_inline void on_syn_sent(struct sock *sk)
 	conn.role = TT_ROLE_CLIENT;
 	conn.source = TT_SOURCE_CONNECT;
 	read_process(bpf_get_current_task_btf(), &conn.owner);
-	if (!insert(sk, &conn))
+	if (!replace(sk, &conn))
 		count(TT_MAP_FULL);
 }
 
-/* SYN_RECV -> ESTABLISHED of a socket that did not connect: it was accepted for. */
-static __always_inline void on_passive_established(struct sock *sk)
+/*
+ * SYN_RECV -> ESTABLISHED of a socket that has no entry: it did not connect, so it is
+ * for somebody to accept. False if it has an entry.
+ */
+static __noinline bool add_passive(struct sock *sk)
 {
 	struct tt_conn conn = {};
+	__u64 key = (__u64)sk;
 
 	conn.netns = netns_of(sk);
 	if (!follows(sk->__sk_common.skc_family, conn.netns))
-		return;
+		return true;
 	conn.cookie = bpf_get_socket_cookie(sk);
 	conn.t_established = bpf_ktime_get_ns();
 	conn.role = TT_ROLE_SERVER;
 	read_tuple(&conn, sk);
 	/* Without room the accept hook tries again, and counts. */
-	insert(sk, &conn);
+	return bpf_map_update_elem(&conns, &key, &conn, BPF_NOEXIST) != -EEXIST;
 }
 
 static __always_inline void on_established(struct sock *sk, int from)
 {
-	struct tt_conn *conn = find(sk);
+	struct tt_conn *conn;
 
+	/* Nearly always it has none, so try that first. */
+	if (from == BPF_TCP_SYN_RECV && add_passive(sk))
+		return;
+	conn = find(sk);
 	if (!conn) {
+		/* The entry was an earlier socket's and is gone now. */
 		if (from == BPF_TCP_SYN_RECV)
-			on_passive_established(sk);
+			add_passive(sk);
 		return;
 	}
 	if (conn->opened)
