@@ -1,17 +1,22 @@
 //! How it ends: by a signal, by itself, with its reader. Nothing is left behind.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use libbpf_rs::query::{LinkInfoIter, MapInfoIter, ProgInfoIter};
+use rustix::mount::{MountFlags, mount};
 use rustix::pipe::fcntl_setpipe_size;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
-    BANNER, DEADLINE, Pin, Tool, World, assert_same, header_of, mount_points, stats, wait_until,
+    BANNER, DEADLINE, Pin, Tool, World, assert_same, header_of, is_there, mount_points, own_mounts,
+    stats, wait_until,
 };
 
 crate::tests![
@@ -87,51 +92,59 @@ fn assert_gone([programs, maps, links]: &Held) {
     });
 }
 
-/// What is pinned.
-fn pins() -> Vec<String> {
-    let mut pins: Vec<String> = mount_points("bpf")
-        .iter()
-        .flat_map(|root| fs::read_dir(root).expect("the bpf file system can be read"))
-        .map(|entry| format!("{:?}", entry.expect("an entry").path()))
-        .collect();
-    pins.sort();
-    pins
+/// Runs it with a bpf file system of its own, in which nobody else pins; nothing may be left in it
+/// that was not there before.
+#[track_caller]
+fn assert_no_pins(f: impl FnOnce() + Send) {
+    own_mounts(|| {
+        let root = mount_points("bpf").swap_remove(0);
+        mount("bpf", &root, "bpf", MountFlags::empty(), None).expect("a bpf file system");
+        let pins = || -> BTreeSet<OsString> {
+            let entries = fs::read_dir(&root).expect("the bpf file system can be read");
+            entries
+                .map(|entry| entry.expect("an entry").file_name())
+                .collect()
+        };
+        let before = pins();
+        f();
+        assert_eq!(pins(), before);
+    });
 }
 
 fn nothing_is_left_in_the_kernel() {
-    let before = pins();
-    for signal in [Signal::INT, Signal::TERM] {
-        let world = World::new();
-        let tool = Tool::on(&world, &["--failed", "--existing"]);
-        let held = held(&tool);
-        assert_eq!(pins(), before);
-        tool.stop_by(signal).quietly();
-        assert_gone(&held);
-        assert_eq!(pins(), before);
-    }
+    assert_no_pins(|| {
+        for signal in [Signal::INT, Signal::TERM] {
+            let world = World::new();
+            let tool = Tool::on(&world, &["--failed", "--existing"]);
+            let held = held(&tool);
+            tool.stop_by(signal).quietly();
+            assert_gone(&held);
+        }
+    });
 }
 
 fn a_killed_tool_leaves_nothing() {
-    let before = pins();
-    let world = World::new();
-    let tool = Tool::on(&world, &[]);
-    let held = held(&tool);
-    assert_eq!(tool.stop_by(Signal::KILL).status.code(), None);
-    assert_gone(&held);
-    assert_eq!(pins(), before);
+    assert_no_pins(|| {
+        let world = World::new();
+        let tool = Tool::on(&world, &[]);
+        let held = held(&tool);
+        assert_eq!(tool.stop_by(Signal::KILL).status.code(), None);
+        assert_gone(&held);
+    });
 }
 
 fn a_filter_map_stays_pinned() {
-    let world = World::new();
-    let pin = Pin::hash();
-    pin.insert(1);
-    let before = pins();
-    Tool::on(&world, &["--cgroupmap", pin.path()])
-        .stop()
-        .quietly();
-    assert_eq!(pins(), before);
-    // Its key is still in it.
-    pin.delete(1);
+    assert_no_pins(|| {
+        let world = World::new();
+        let pin = Pin::hash();
+        pin.insert(1);
+        Tool::on(&world, &["--cgroupmap", pin.path()])
+            .stop()
+            .quietly();
+        assert!(is_there(Path::new(pin.path())));
+        // Its key is still in it.
+        pin.delete(1);
+    });
 }
 
 fn duration() {
