@@ -27,11 +27,13 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 
 use crate::ring::Ring;
 use crate::world::{NetNs, PATIENCE, wait_for};
 
+/// A socket filter that accepts no byte: `ret #0`.
+const DROP_ALL: SockFilter = SockFilter::new(0x06, 0, 0, 0);
 const MSG_FASTOPEN: i32 = 0x2000_0000;
 const IPPROTO_MPTCP: i32 = 262;
 
@@ -130,9 +132,18 @@ impl Actor {
 
     /// Waits until the actor's main thread sleeps in `accept4`.
     pub fn wait_until_it_accepts(&self) -> Result<()> {
+        self.wait_until_in(nix::libc::SYS_accept4)
+    }
+
+    /// Waits until the actor's main thread sleeps in `connect`.
+    pub fn wait_until_it_connects(&self) -> Result<()> {
+        self.wait_until_in(nix::libc::SYS_connect)
+    }
+
+    fn wait_until_in(&self, call: i64) -> Result<()> {
         let path = format!("/proc/{}/syscall", self.pid);
-        let wanted = format!("{} ", nix::libc::SYS_accept4);
-        wait_for("the actor blocks in accept", || {
+        let wanted = format!("{call} ");
+        wait_for("the actor blocks in the system call", || {
             Ok(fs::read_to_string(&path)?
                 .starts_with(&wanted)
                 .then_some(()))
@@ -306,6 +317,13 @@ impl State {
                 result?;
                 return Ok(local?.to_string());
             }
+            ["socket", name, family, ref options @ ..] => {
+                let socket = new_socket(family.parse()?, options)?;
+                self.keep(name, socket);
+            }
+            // Whatever arrives for the socket is dropped, until it hears again.
+            ["deaf", name] => self.socket(name)?.attach_filter(&[DROP_ALL])?,
+            ["hear", name] => self.socket(name)?.detach_filter()?,
             ["connected", name] => {
                 let socket = self.socket(name)?;
                 wait_for("the connect", || Ok(socket.peer_addr().ok()))?;

@@ -292,6 +292,13 @@ impl Want {
         }
     }
 
+    pub fn reason(&self, reason: Reason) -> Self {
+        Self {
+            reason,
+            ..self.clone()
+        }
+    }
+
     pub fn errno(&self, errno: i32) -> Self {
         Self {
             errno: errno as u16,

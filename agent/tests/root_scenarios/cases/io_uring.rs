@@ -10,10 +10,15 @@ use crate::trace::{Trace, Want};
 use crate::world::NetNs;
 
 pub const CASES: &[Case] = &[
-    ("io_uring_accept", || accepts("plain", false)),
-    ("io_uring_accept_multishot", || accepts("plain", true)),
+    ("io_uring_accept", || accepts("plain", false, false)),
+    ("io_uring_accept_multishot", || {
+        accepts("plain", true, false)
+    }),
     ("io_uring_accept_by_a_kernel_thread", || {
-        accepts("sqpoll", false)
+        accepts("sqpoll", false, false)
+    }),
+    ("io_uring_accept_on_an_old_listener", || {
+        accepts("plain", false, true)
     }),
 ];
 
@@ -21,12 +26,18 @@ const ROUNDS: usize = 12;
 
 /// Until the hook is attached, who listens is said to have accepted; then it is who really did. It
 /// is the same process here, so only the source may change, and only once.
-fn accepts(kind: &str, multishot: bool) -> Result<()> {
+fn accepts(kind: &str, multishot: bool, old_listener: bool) -> Result<()> {
     let netns = NetNs::new()?;
     let mut server = Actor::new("server", &netns)?;
     let mut client = Actor::new("client", &netns)?;
+    let before = old_listener
+        .then(|| server.address("listen l 127.0.0.1:0"))
+        .transpose()?;
     let mut trace = Trace::of(&netns)?;
-    let at = server.address("listen l 127.0.0.1:0")?;
+    let at = match before {
+        Some(at) => at,
+        None => server.address("listen l 127.0.0.1:0")?,
+    };
     server.ask(&format!("ring {kind}"))?;
     let mut wanted = Vec::new();
     let mut sources = Vec::new();

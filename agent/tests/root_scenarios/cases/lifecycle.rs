@@ -18,6 +18,7 @@ pub const CASES: &[Case] = &[
     ("refused_without_blocking", refused_without_blocking),
     ("connected_without_blocking", connected_without_blocking),
     ("closed_before_it_connected", closed_before_it_connected),
+    ("killed_before_it_connected", killed_before_it_connected),
     ("nobody_answers", nobody_answers),
     ("no_route", no_route),
 ];
@@ -233,6 +234,25 @@ fn closed_before_it_connected() -> Result<()> {
     trace.said_exactly(&[Want::connect(&client, from, at)
         .failed(Local, 0)
         .closer(client.pid, "client")])?;
+    Ok(())
+}
+
+fn killed_before_it_connected() -> Result<()> {
+    let (netns, _other, at) = black_hole()?;
+    let mut client = Actor::new("client", &netns)?;
+    let trace = failures_of(&netns)?;
+    client.begin(&format!("connect c {at}"))?;
+    client.wait_until_it_connects()?;
+    client.kill()?;
+    let said = trace.stop_after(1)?;
+    let [event] = said.events[..] else {
+        anyhow::bail!("not one event: {:?}", said.events);
+    };
+    let wanted = Want::connect(&client, event.local, at).failed(Local, 0);
+    ensure!(
+        Want::from(&event) == wanted.closer(client.pid, "client"),
+        "{event:?}"
+    );
     Ok(())
 }
 

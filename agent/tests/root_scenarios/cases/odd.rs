@@ -1,9 +1,11 @@
 //! What TCP allows and few programs do.
 
-use anyhow::{Result, ensure};
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
 use tcptracer::bpf::{Config, Family, Filter};
 use tcptracer::event::Kind;
-use tcptracer::event::Reason::{Local, Remote, ResetLocal, ResetRemote};
+use tcptracer::event::Reason::{Local, Remote, ResetLocal, ResetRemote, Unknown};
 
 use super::Case;
 use crate::actor::Actor;
@@ -19,8 +21,10 @@ pub const CASES: &[Case] = &[
         "fast_open_accepted_before_the_handshake_is_over",
         fast_open_early,
     ),
-    ("mptcp", || mptcp("mptcp")),
-    ("mptcp_listener_and_plain_client", || mptcp("")),
+    ("mptcp", || mptcp("mptcp", "mptcp")),
+    ("mptcp_listener_and_plain_client", || mptcp("", "mptcp")),
+    ("plain_listener_and_mptcp_client", || mptcp("mptcp", "")),
+    ("mptcp_open_before_the_start", mptcp_open_before_the_start),
 ];
 
 fn self_connect() -> Result<()> {
@@ -119,61 +123,72 @@ fn mapped_address() -> Result<()> {
 
 /// The second connection of a client has a cookie, and its data in the SYN.
 fn fast_open() -> Result<()> {
-    fast_open_with("0x403", 2, |server, client| {
-        server.ask("accept a l")?;
-        server.ask("recv a 5")?;
-        client.ask("close c")?;
-        server.ask("eof a")?;
-        server.ask("close a").map(drop)
-    })
-}
-
-/// Without a cookie; the server has its data, and closes, before the client's ACK can matter.
-fn fast_open_early() -> Result<()> {
-    fast_open_with("0x607", 1, |server, client| {
-        server.ask("accept a l")?;
-        server.ask("recv a 5")?;
-        client.ask("close c")?;
-        server.ask("eof a")?;
-        server.ask("close a").map(drop)
-    })
-}
-
-fn fast_open_with(
-    setting: &str,
-    rounds: usize,
-    finish: impl Fn(&mut Actor, &mut Actor) -> Result<()>,
-) -> Result<()> {
     let netns = NetNs::new()?;
-    netns.sysctl("ipv4/tcp_fastopen", setting)?;
+    netns.sysctl("ipv4/tcp_fastopen", "0x403")?;
     let mut server = Actor::new("server", &netns)?;
     let mut client = Actor::new("client", &netns)?;
     let trace = Trace::of(&netns)?;
     let at = server.address("listen l 127.0.0.1:0")?;
     let mut wanted = Vec::new();
-    for _ in 0..rounds {
+    for _ in 0..2 {
         let from = client.address(&format!("connect c {at} fastopen=hello"))?;
-        finish(&mut server, &mut client)?;
-        let connect = Want::connect(&client, from, at);
-        let accept = Want::accept(&server, at, from);
-        wanted.extend([
-            connect.clone(),
-            accept.clone(),
-            connect.close(Local).bytes(5, 0),
-            accept.close(Remote).bytes(0, 5),
-        ]);
+        server.ask("accept a l")?;
+        wanted.extend(greeted(&mut server, &mut client, from, at)?);
     }
     trace.said_exactly(&wanted)?;
     Ok(())
 }
 
+/// The client has sent 5 bytes; both ends are closed.
+fn greeted(
+    server: &mut Actor,
+    client: &mut Actor,
+    from: SocketAddr,
+    at: SocketAddr,
+) -> Result<[Want; 4]> {
+    server.ask("recv a 5")?;
+    client.ask("connected c")?;
+    client.ask("close c")?;
+    server.ask("eof a")?;
+    server.ask("close a")?;
+    let connect = Want::connect(client, from, at);
+    let accept = Want::accept(server, at, from);
+    let client_end = connect.close(Local).bytes(5, 0);
+    let server_end = accept.close(Remote).bytes(0, 5);
+    Ok([connect, accept, client_end, server_end])
+}
+
+/// The server has the data before the client has the SYN-ACK: it accepts what is not established.
+fn fast_open_early() -> Result<()> {
+    let netns = NetNs::new()?;
+    // No cookies, and every listener takes part.
+    netns.sysctl("ipv4/tcp_fastopen", "0x607")?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let trace = Trace::of(&netns)?;
+    let at = server.address("listen l 127.0.0.1:0")?;
+    client.ask("socket c 127.0.0.1:0")?;
+    client.ask("deaf c")?;
+    let from = client.address(&format!("connect c {at} nonblocking fastopen=hello"))?;
+    server.ask("accept a l")?;
+    client.ask("hear c")?;
+    let wanted = greeted(&mut server, &mut client, from, at)?;
+    let events = trace.said_exactly(&wanted)?;
+    let accept = events.iter().find(|e| e.kind == Kind::Accept);
+    let accept = accept.context("no accept")?;
+    ensure!(accept.accepted < accept.established, "{accept:?}");
+    ensure!(Some(accept.time) == accept.established, "{accept:?}");
+    ensure!(accept.accept_wait() == Some(0), "{accept:?}");
+    Ok(())
+}
+
 /// The TCP connection below is traced; the client's or the listener's MPTCP changes nothing.
-fn mptcp(client_option: &str) -> Result<()> {
+fn mptcp(client_option: &str, listener_option: &str) -> Result<()> {
     let netns = NetNs::new()?;
     let mut server = Actor::new("server", &netns)?;
     let mut client = Actor::new("client", &netns)?;
     let trace = Trace::of(&netns)?;
-    let at = server.address("listen l 127.0.0.1:0 mptcp")?;
+    let at = server.address(format!("listen l 127.0.0.1:0 {listener_option}").trim_end())?;
     let from = client.address(format!("connect c {at} {client_option}").trim_end())?;
     server.ask("accept a l")?;
     client.ask("send c 6")?;
@@ -183,17 +198,44 @@ fn mptcp(client_option: &str) -> Result<()> {
     server.ask("close a")?;
     let connect = Want::connect(&client, from, at);
     let accept = Want::accept(&server, at, from);
-    let said = trace.stop_after(4)?;
-    // Who closes a subflow, the process or the kernel for it, is up to the kernel.
-    let wanted = [
-        connect.clone(),
-        accept.clone(),
+    let ends = [
         connect.close(Local).bytes(6, 0),
         accept.close(Remote).bytes(0, 6),
     ];
-    same(
-        said.events.iter().map(|e| Want::from(e).no_closer()),
-        wanted.iter().map(Want::no_closer).collect(),
-    )?;
-    Ok(())
+    said_but_for_who_closed(trace, [connect, accept], ends)
+}
+
+/// Who closes a subflow, the process or the kernel for it, and which end first, is up to the kernel.
+fn said_but_for_who_closed(trace: Trace, opens: [Want; 2], ends: [Want; 2]) -> Result<()> {
+    let blur = |want: Want| want.no_closer().reason(Unknown);
+    let said = trace.stop_after(4)?;
+    let wanted = opens.into_iter().chain(ends).map(blur).collect();
+    same(said.events.iter().map(|e| blur(e.into())), wanted)
+}
+
+fn mptcp_open_before_the_start() -> Result<()> {
+    let netns = NetNs::new()?;
+    let mut server = Actor::new("server", &netns)?;
+    let mut client = Actor::new("client", &netns)?;
+    let at = server.address("listen l 127.0.0.1:0 mptcp")?;
+    let from = client.address(&format!("connect c {at} mptcp"))?;
+    server.ask("accept a l")?;
+    let trace = Trace::with(Config {
+        filter: of(&netns)?,
+        existing: true,
+        ..Config::default()
+    })?;
+    client.ask("send c 8")?;
+    server.ask("recv a 8")?;
+    client.ask("close c")?;
+    server.ask("eof a")?;
+    server.ask("close a")?;
+    // Its counters cannot be read through MPTCP; those at the end can.
+    let connect = Want::connect(&client, from, at).existing();
+    let accept = Want::accept(&server, at, from).existing();
+    let ends = [
+        connect.close(Local).bytes(8, 0),
+        accept.close(Remote).bytes(0, 8),
+    ];
+    said_but_for_who_closed(trace, [connect, accept], ends)
 }
