@@ -7,6 +7,7 @@ while tracing, and what comes out is plain [`crate::event`] values.
 
 mod config;
 mod driver;
+mod load;
 mod maps;
 mod probe;
 mod wire;

@@ -238,6 +238,16 @@ impl Want {
         }
     }
 
+    /// All of an ordinary connection: opened, and closed by the owner of each end.
+    pub fn life(connect: &Self, accept: &Self, reasons: [Reason; 2]) -> [Self; 4] {
+        [
+            connect.clone(),
+            accept.clone(),
+            connect.close(reasons[0]),
+            accept.close(reasons[1]),
+        ]
+    }
+
     /// This connect failed; nobody closed it.
     pub fn failed(&self, reason: Reason, errno: u16) -> Self {
         Self {

@@ -82,6 +82,32 @@ impl NetNs {
     }
 }
 
+/// Two namespaces with a link between them: `near` has 192.0.2.1, `far` 192.0.2.2.
+pub fn linked() -> Result<(NetNs, NetNs)> {
+    let (near, far) = (NetNs::new()?, NetNs::new()?);
+    near.ip(&[
+        "link",
+        "add",
+        "name",
+        "near",
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "far",
+        "netns",
+        &far.path(),
+    ])?;
+    for (netns, link, address) in [
+        (&near, "near", "192.0.2.1/24"),
+        (&far, "far", "192.0.2.2/24"),
+    ] {
+        netns.ip(&["addr", "add", address, "dev", link])?;
+        netns.ip(&["link", "set", link, "up"])?;
+    }
+    Ok((near, far))
+}
+
 fn ip(args: &[&str]) -> Result<()> {
     let status = Command::new("ip")
         .args(args)

@@ -39,9 +39,7 @@ fn one_connection(
     server.ask("close a")?;
     let connect = Want::connect(client, from, at);
     let accept = Want::accept(server, at, from);
-    let ends = [connect.close(Local), accept.close(Remote)];
-    let [client_end, server_end] = ends;
-    Ok([connect, accept, client_end, server_end])
+    Ok(Want::life(&connect, &accept, [Local, Remote]))
 }
 
 fn accept_blocked_before_the_start() -> Result<()> {
@@ -200,12 +198,7 @@ fn dual_stack_listener() -> Result<()> {
         format!("[::ffff:127.0.0.1]:{port}").parse()?,
         format!("[::ffff:127.0.0.1]:{}", from.port()).parse()?,
     );
-    trace.said_exactly(&[
-        connect.clone(),
-        accept.clone(),
-        connect.close(Local),
-        accept.close(Remote),
-    ])?;
+    trace.said_exactly(&Want::life(&connect, &accept, [Local, Remote]))?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use tcptracer::event::Reason::{Local, Remote, ResetLocal, ResetRemote, Timeout};
 use super::Case;
 use crate::actor::Actor;
 use crate::trace::{Trace, Want};
-use crate::world::NetNs;
+use crate::world::{NetNs, linked};
 
 pub const CASES: &[Case] = &[
     ("linger_0", linger_0),
@@ -167,27 +167,7 @@ fn half_close() -> Result<()> {
 }
 
 fn peer_stops_answering() -> Result<()> {
-    let (near, far) = (NetNs::new()?, NetNs::new()?);
-    near.ip(&[
-        "link",
-        "add",
-        "name",
-        "near",
-        "type",
-        "veth",
-        "peer",
-        "name",
-        "far",
-        "netns",
-        &far.path(),
-    ])?;
-    for (netns, address, link) in [
-        (&near, "192.0.2.1/24", "near"),
-        (&far, "192.0.2.2/24", "far"),
-    ] {
-        netns.ip(&["addr", "add", address, "dev", link])?;
-        netns.ip(&["link", "set", link, "up"])?;
-    }
+    let (near, far) = linked()?;
     let mut server = Actor::new("server", &far)?;
     let mut client = Actor::new("client", &near)?;
     let trace = Trace::of(&near)?;

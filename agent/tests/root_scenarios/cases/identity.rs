@@ -50,12 +50,7 @@ fn worker_accepts() -> Result<()> {
 
     let connect = Want::connect(&client, from, at);
     let accept = Want::accept(&master, at, from).by(worker, "worker");
-    trace.said_exactly(&[
-        connect.clone(),
-        accept.clone(),
-        connect.close(Remote),
-        accept.close(Local),
-    ])?;
+    trace.said_exactly(&Want::life(&connect, &accept, [Remote, Local]))?;
     Ok(())
 }
 

@@ -61,12 +61,7 @@ fn accepts(kind: &str, multishot: bool, old_listener: bool) -> Result<()> {
         sources.push(accepted.source);
         let connect = Want::connect(&client, from, at);
         let accept = Want::accept(&server, at, from).source(accepted.source);
-        wanted.extend([
-            connect.clone(),
-            accept.clone(),
-            connect.close(Local),
-            accept.close(Remote),
-        ]);
+        wanted.extend(Want::life(&connect, &accept, [Local, Remote]));
     }
     trace.said_exactly(&wanted)?;
     // fexit sees these accepts as well; only without it is there anything to learn.

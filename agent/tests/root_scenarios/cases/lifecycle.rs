@@ -7,7 +7,7 @@ use tcptracer::event::Reason::{Local, Remote, ResetRemote, Timeout, Unknown};
 use super::Case;
 use crate::actor::Actor;
 use crate::trace::{Trace, Want, of};
-use crate::world::NetNs;
+use crate::world::{NetNs, linked};
 
 pub const CASES: &[Case] = &[
     ("client_closes_first", || both_ways("127.0.0.1:0", true)),
@@ -87,12 +87,7 @@ fn times_are_measured() -> Result<()> {
 
     let connect = Want::connect(&client, from, at);
     let accept = Want::accept(&server, at, from);
-    let events = trace.said_exactly(&[
-        connect.clone(),
-        accept.clone(),
-        connect.close(Local),
-        accept.close(Remote),
-    ])?;
+    let events = trace.said_exactly(&Want::life(&connect, &accept, [Local, Remote]))?;
     for event in &events {
         let server_side = event.local == at;
         ensure!(event.handshake().is_some() != server_side, "{event:?}");
@@ -176,47 +171,15 @@ fn connected_without_blocking() -> Result<()> {
 
     let connect = Want::connect(&client, from, at);
     let accept = Want::accept(&server, at, from);
-    trace.said_exactly(&[
-        connect.clone(),
-        accept.clone(),
-        connect.close(Local),
-        accept.close(Remote),
-    ])?;
+    trace.said_exactly(&Want::life(&connect, &accept, [Local, Remote]))?;
     Ok(())
 }
 
-/// A namespace with a link whose other end drops everything, and an address behind it.
+/// A namespace, and an address from which no answer comes back to it.
 fn black_hole() -> Result<(NetNs, NetNs, std::net::SocketAddr)> {
-    let (netns, other) = (NetNs::new()?, NetNs::new()?);
-    netns.ip(&[
-        "link",
-        "add",
-        "name",
-        "near",
-        "type",
-        "veth",
-        "peer",
-        "name",
-        "far",
-        "netns",
-        &other.path(),
-    ])?;
-    netns.ip(&["addr", "add", "192.0.2.1/24", "dev", "near"])?;
-    netns.ip(&["link", "set", "near", "up"])?;
-    other.ip(&["link", "set", "far", "up"])?;
-    // A neighbour that is there for sure, so that nothing waits for ARP.
-    netns.ip(&[
-        "neigh",
-        "replace",
-        "192.0.2.2",
-        "lladdr",
-        "02:00:00:00:00:02",
-        "dev",
-        "near",
-        "nud",
-        "permanent",
-    ])?;
-    Ok((netns, other, "192.0.2.2:80".parse()?))
+    let (near, far) = linked()?;
+    far.ip(&["route", "replace", "blackhole", "192.0.2.1/32"])?;
+    Ok((near, far, "192.0.2.2:80".parse()?))
 }
 
 fn closed_before_it_connected() -> Result<()> {

@@ -48,12 +48,7 @@ fn refused_by_the_thousand() -> Result<()> {
     server.ask("close a")?;
     let connect = Want::connect(&client, from, at);
     let accept = Want::accept(&server, at, from);
-    trace.said_exactly(&[
-        connect.clone(),
-        accept.clone(),
-        connect.close(Local),
-        accept.close(Remote),
-    ])?;
+    trace.said_exactly(&Want::life(&connect, &accept, [Local, Remote]))?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use tcptracer::event::Reason::{Local, Remote};
 use super::Case;
 use crate::actor::Actor;
 use crate::trace::{Trace, Want, of, same};
-use crate::world::NetNs;
+use crate::world::{NetNs, linked};
 
 pub const CASES: &[Case] = &[
     ("open_before_the_start", || open_before_the_start(false)),
@@ -55,27 +55,10 @@ fn open_before_the_start(existing: bool) -> Result<()> {
     Ok(())
 }
 
-/// It is in SYN_SENT at the start, because the listener's queue is full.
+/// It is in SYN_SENT at the start, because no answer comes back.
 fn connecting_before_the_start() -> Result<()> {
-    let (near, far) = (NetNs::new()?, NetNs::new()?);
-    near.ip(&[
-        "link",
-        "add",
-        "name",
-        "near",
-        "type",
-        "veth",
-        "peer",
-        "name",
-        "far",
-        "netns",
-        &far.path(),
-    ])?;
-    near.ip(&["addr", "add", "192.0.2.1/24", "dev", "near"])?;
-    near.ip(&["link", "set", "near", "up"])?;
-    far.ip(&["addr", "add", "192.0.2.2/24", "dev", "far"])?;
-    far.ip(&["link", "set", "far", "up"])?;
-    // The SYN is dropped until the route is there again; the client sends it again after a second.
+    let (near, far) = linked()?;
+    // The client sends its SYN again after a second, and then the answer finds its way.
     far.ip(&["route", "replace", "blackhole", "192.0.2.1/32"])?;
     let mut server = Actor::new("server", &far)?;
     let mut client = Actor::new("client", &near)?;
