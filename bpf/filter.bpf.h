@@ -35,7 +35,7 @@ static __always_inline bool cgroup_selected(__u64 id)
 		if (holds(&cgroupmap, id))
 			return true;
 		parent = bpf_map_lookup_elem(&cgroup_parents, &id);
-		if (!parent)
+		if (!parent || !*parent)
 			return false;
 		id = *parent;
 	}

@@ -5,22 +5,27 @@
 
 #define TT_MAX_CGROUP_DEPTH 32
 
-/* Remember the chain of parents up to the first one that is known already. */
-static __always_inline void remember_cgroup_parents(struct task_struct *task)
+/*
+ * Remember the chain of parents up to the first one that is known already; the root's is
+ * 0. Nearly always the cgroup itself is known, and that is all there is to do.
+ */
+static __always_inline void remember_cgroup_parents(struct task_struct *task, __u64 id)
 {
 	struct cgroup *cgroup = task->cgroups->dfl_cgrp;
 
 	for (int i = 0; i < TT_MAX_CGROUP_DEPTH; i++) {
-		/* `self` is the first member of a cgroup. */
-		struct cgroup *parent = (struct cgroup *)BPF_CORE_READ(cgroup, self.parent);
-		__u64 id = BPF_CORE_READ(cgroup, kn, id);
-		__u64 parent_id;
+		__u64 parent_id = 0;
 
-		if (!parent || bpf_map_lookup_elem(&cgroup_parents, &id))
+		if (bpf_map_lookup_elem(&cgroup_parents, &id))
 			return;
-		parent_id = BPF_CORE_READ(parent, kn, id);
+		/* `self` is the first member of a cgroup. */
+		cgroup = (struct cgroup *)BPF_CORE_READ(cgroup, self.parent);
+		if (cgroup)
+			parent_id = BPF_CORE_READ(cgroup, kn, id);
 		bpf_map_update_elem(&cgroup_parents, &id, &parent_id, BPF_ANY);
-		cgroup = parent;
+		if (!cgroup)
+			return;
+		id = parent_id;
 	}
 }
 
@@ -49,7 +54,7 @@ static __always_inline void read_process(struct task_struct *task, struct tt_pro
 	process->mntns = task->nsproxy->mnt_ns->ns.inum;
 	read_comm(task, process->comm);
 	if (tt_config.by_cgroup)
-		remember_cgroup_parents(task);
+		remember_cgroup_parents(task, process->cgroup_id);
 }
 
 #endif
