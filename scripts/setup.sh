@@ -54,12 +54,12 @@ if ! command -v cargo >/dev/null 2>&1; then
 	echo "setup: cargo is missing: install Rust 1.88 or later (https://rustup.rs)" >&2
 	exit 1
 fi
-if [ "$1" = lint ]; then
-	for component in rustfmt clippy; do
-		cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 ||
-			rustup component add "$component"
-	done
-fi
+# The build formats what it generates from bpf/; a minimal Rust comes without rustfmt.
+need_component() {
+	"$1" --version >/dev/null 2>&1 || rustup component add "$2"
+}
+need_component rustfmt rustfmt
+[ "$1" != lint ] || need_component cargo-clippy clippy
 
 # A container or a minimal system may come without these two.
 if [ "$1" != lint ]; then
