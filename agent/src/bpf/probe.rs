@@ -66,7 +66,7 @@ pub enum Impossible {
     NoBtf,
     /// The main program does not load.
     #[error(
-        "the kernel refuses the tracing program on inet_sock_set_state: 5.8 or later is needed, \
+        "the kernel refuses the tracing program on inet_sock_set_state: 5.11 or later is needed, \
          without lockdown"
     )]
     NoStateMachine,
