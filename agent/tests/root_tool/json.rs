@@ -1,6 +1,7 @@
 //! `-o json`.
 
 use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -16,6 +17,7 @@ crate::tests![
     addresses_have_no_brackets,
     bytes_are_exact,
     reasons,
+    a_socket_destroyed_from_outside,
     options_of_the_table_do_not_matter,
 ];
 
@@ -296,6 +298,33 @@ fn reasons() {
     let [_, close] = events_of(&objects, &client);
     assert_eq!(close["reason"], "reset-remote", "{close}");
     assert_eq!(close["errno"], 104, "{close}");
+}
+
+/// By `ss -tK`, which the event names as the closer.
+fn a_socket_destroyed_from_outside() {
+    let mut world = World::new();
+    let to = world.server.listen("127.0.0.1:0");
+    let mut tool = Tool::json_on(&world, &[]);
+    let (client, server) = world.open(to);
+    let port = client.local.port().to_string();
+    let status = world.netns.enter(|| {
+        Command::new("ss")
+            .args(["-tK", "sport", "=", &port])
+            .stdout(Stdio::null())
+            .status()
+            .expect("ss runs")
+    });
+    assert!(status.success(), "ss -tK: {status}");
+    world.close();
+    let objects = tool.objects(4);
+    tool.stop().quietly();
+    let [_, close] = events_of(&objects, &client);
+    assert_eq!(close["reason"], "abort", "{close}");
+    assert_eq!(close["errno"], 103, "{close}");
+    assert_eq!(close["closer_comm"], "ss", "{close}");
+    assert_eq!(close["pid"], client.pid, "{close}");
+    let [_, close] = events_of(&objects, &server);
+    assert_eq!(close["reason"], "reset-remote", "{close}");
 }
 
 fn options_of_the_table_do_not_matter() {
