@@ -48,6 +48,11 @@ pub struct Actor {
     control: UnixStream,
 }
 
+/// The two that most scenarios have.
+pub fn server_and_client(netns: &NetNs) -> Result<(Actor, Actor)> {
+    Ok((Actor::new("server", netns)?, Actor::new("client", netns)?))
+}
+
 /// Where and as what to start an actor.
 #[derive(Default)]
 pub struct Start<'a> {

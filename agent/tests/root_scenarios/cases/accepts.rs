@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use tcptracer::event::Reason::{Local, Remote, ResetLocal, ResetRemote};
 
 use super::Case;
-use crate::actor::Actor;
+use crate::actor::{Actor, server_and_client};
 use crate::trace::{Trace, Want};
 use crate::world::NetNs;
 
@@ -44,8 +44,7 @@ fn one_connection(
 
 fn accept_blocked_before_the_start() -> Result<()> {
     let netns = NetNs::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let at = server.address("listen l 127.0.0.1:0")?;
     server.begin("accept a l")?;
     server.wait_until_it_accepts()?;
@@ -58,8 +57,7 @@ fn accept_blocked_before_the_start() -> Result<()> {
 fn many_blocked_accepts() -> Result<()> {
     let netns = NetNs::new()?;
     let mut blocked = Actor::new("blocked", &netns)?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let trace = Trace::of(&netns)?;
     blocked.ask("listen l 127.0.0.1:0")?;
     blocked.ask("accept-blocked 30 l")?;
@@ -71,8 +69,7 @@ fn many_blocked_accepts() -> Result<()> {
 
 fn old_queue() -> Result<()> {
     let netns = NetNs::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let at = server.address("listen l 127.0.0.1:0")?;
     let from = client.address(&format!("connect c {at}"))?;
     let trace = Trace::of(&netns)?;
@@ -89,8 +86,7 @@ fn old_queue() -> Result<()> {
 
 fn listener_closed_with_a_queue() -> Result<()> {
     let netns = NetNs::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let trace = Trace::of(&netns)?;
     let at = server.address("listen l 127.0.0.1:0")?;
     let from = client.address(&format!("connect c {at}"))?;
@@ -107,8 +103,7 @@ fn listener_closed_with_a_queue() -> Result<()> {
 
 fn reset_in_the_queue() -> Result<()> {
     let netns = NetNs::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let trace = Trace::of(&netns)?;
     let at = server.address("listen l 127.0.0.1:0")?;
     let from = client.address(&format!("connect c {at}"))?;
@@ -129,8 +124,7 @@ fn reset_in_the_queue() -> Result<()> {
 
 fn reset_never_accepted() -> Result<()> {
     let netns = NetNs::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let trace = Trace::of(&netns)?;
     let at = server.address("listen l 127.0.0.1:0")?;
     let from = client.address(&format!("connect c {at}"))?;
@@ -183,8 +177,7 @@ fn reuseport() -> Result<()> {
 
 fn dual_stack_listener() -> Result<()> {
     let netns = NetNs::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let trace = Trace::of(&netns)?;
     let port = server.address("listen l [::]:0")?.port();
     let from = client.address(&format!("connect c 127.0.0.1:{port}"))?;

@@ -5,7 +5,7 @@ use tcptracer::event::Reason::{Local, Remote};
 
 use super::Case;
 use super::ends::Pair;
-use crate::actor::{Actor, Start};
+use crate::actor::{Actor, Start, server_and_client};
 use crate::trace::{Trace, Want};
 use crate::world::NetNs;
 
@@ -71,8 +71,7 @@ fn receiver_closes() -> Result<()> {
 
 fn thread_connects() -> Result<()> {
     let netns = NetNs::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let trace = Trace::of(&netns)?;
 
     let at = server.address("listen l 127.0.0.1:0")?;

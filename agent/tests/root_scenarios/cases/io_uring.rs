@@ -5,7 +5,7 @@ use tcptracer::event::Reason::{Local, Remote};
 use tcptracer::event::Source;
 
 use super::Case;
-use crate::actor::Actor;
+use crate::actor::server_and_client;
 use crate::trace::{Trace, Want};
 use crate::world::NetNs;
 
@@ -28,8 +28,7 @@ const ROUNDS: usize = 12;
 /// is the same process here, so only the source may change, and only once.
 fn accepts(kind: &str, multishot: bool, old_listener: bool) -> Result<()> {
     let netns = NetNs::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let before = old_listener
         .then(|| server.address("listen l 127.0.0.1:0"))
         .transpose()?;

@@ -5,7 +5,7 @@ use tcptracer::bpf::Config;
 use tcptracer::event::Reason::{Local, Remote, ResetRemote, Timeout, Unknown};
 
 use super::Case;
-use crate::actor::Actor;
+use crate::actor::{Actor, server_and_client};
 use crate::trace::{Trace, Want, of};
 use crate::world::{NetNs, linked};
 
@@ -33,8 +33,7 @@ fn failures_of(netns: &NetNs) -> Result<Trace> {
 
 fn both_ways(any: &str, client_first: bool) -> Result<()> {
     let netns = NetNs::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let trace = Trace::of(&netns)?;
 
     let at = server.address(&format!("listen l {any}"))?;
@@ -69,8 +68,7 @@ fn both_ways(any: &str, client_first: bool) -> Result<()> {
 
 fn times_are_measured() -> Result<()> {
     let netns = NetNs::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let trace = Trace::of(&netns)?;
 
     let at = server.address("listen l 127.0.0.1:0")?;
@@ -157,8 +155,7 @@ fn refused_without_blocking() -> Result<()> {
 
 fn connected_without_blocking() -> Result<()> {
     let netns = NetNs::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let trace = Trace::of(&netns)?;
 
     let at = server.address("listen l 127.0.0.1:0")?;

@@ -14,7 +14,7 @@ use tcptracer::event::Losses;
 use tcptracer::event::Reason::{Local, Remote};
 
 use super::Case;
-use crate::actor::Actor;
+use crate::actor::{Actor, server_and_client};
 use crate::trace::{Trace, Want, of};
 use crate::world::NetNs;
 
@@ -30,8 +30,7 @@ pub const CASES: &[Case] = &[
 
 fn refused_by_the_thousand() -> Result<()> {
     let netns = NetNs::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let trace = Trace::of(&netns)?;
     let at = server.address("listen l 127.0.0.1:0")?;
     let refused = server.address("listen m 127.0.0.1:0")?;
@@ -132,8 +131,7 @@ fn storm(steered: bool) -> Result<()> {
 fn ring_overflows() -> Result<()> {
     const MADE: usize = 3000;
     let netns = NetNs::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let trace = Trace::with(Config {
         filter: of(&netns)?,
         ring_bytes: 4096,
@@ -157,8 +155,7 @@ fn ring_overflows() -> Result<()> {
 
 fn state_map_is_full() -> Result<()> {
     let netns = NetNs::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let mut trace = Trace::with(Config {
         filter: of(&netns)?,
         max_connections: 8,

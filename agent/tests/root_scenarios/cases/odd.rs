@@ -8,7 +8,7 @@ use tcptracer::event::Kind;
 use tcptracer::event::Reason::{Local, Remote, ResetLocal, ResetRemote, Unknown};
 
 use super::Case;
-use crate::actor::Actor;
+use crate::actor::{Actor, server_and_client};
 use crate::trace::{Trace, Want, of, same};
 use crate::world::NetNs;
 
@@ -42,8 +42,7 @@ fn self_connect() -> Result<()> {
 
 fn socket_that_connects_again() -> Result<()> {
     let netns = NetNs::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let trace = Trace::of(&netns)?;
     let at = server.address("listen l 127.0.0.1:0")?;
     let mut wanted = Vec::new();
@@ -84,8 +83,7 @@ fn socket_that_connects_again() -> Result<()> {
 /// An IPv6 socket that connects to an IPv4 address is IPv6 to `-4` and `-6`, and never lost.
 fn mapped_address() -> Result<()> {
     let netns = NetNs::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let by_family = |family| -> Result<Trace> {
         Trace::with(Config {
             filter: Filter {
@@ -125,8 +123,7 @@ fn mapped_address() -> Result<()> {
 fn fast_open() -> Result<()> {
     let netns = NetNs::new()?;
     netns.sysctl("ipv4/tcp_fastopen", "0x403")?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let trace = Trace::of(&netns)?;
     let at = server.address("listen l 127.0.0.1:0")?;
     let mut wanted = Vec::new();
@@ -163,8 +160,7 @@ fn fast_open_early() -> Result<()> {
     let netns = NetNs::new()?;
     // No cookies, and every listener takes part.
     netns.sysctl("ipv4/tcp_fastopen", "0x607")?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let trace = Trace::of(&netns)?;
     let at = server.address("listen l 127.0.0.1:0")?;
     client.ask("socket c 127.0.0.1:0")?;
@@ -185,8 +181,7 @@ fn fast_open_early() -> Result<()> {
 /// The TCP connection below is traced; the client's or the listener's MPTCP changes nothing.
 fn mptcp(client_option: &str, listener_option: &str) -> Result<()> {
     let netns = NetNs::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let trace = Trace::of(&netns)?;
     let at = server.address(format!("listen l 127.0.0.1:0 {listener_option}").trim_end())?;
     let from = client.address(format!("connect c {at} {client_option}").trim_end())?;
@@ -215,8 +210,7 @@ fn said_but_for_who_closed(trace: Trace, opens: [Want; 2], ends: [Want; 2]) -> R
 
 fn mptcp_open_before_the_start() -> Result<()> {
     let netns = NetNs::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let at = server.address("listen l 127.0.0.1:0 mptcp")?;
     let from = client.address(&format!("connect c {at} mptcp"))?;
     server.ask("accept a l")?;

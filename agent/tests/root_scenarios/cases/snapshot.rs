@@ -6,7 +6,7 @@ use tcptracer::event::Kind;
 use tcptracer::event::Reason::{Local, Remote};
 
 use super::Case;
-use crate::actor::Actor;
+use crate::actor::{Actor, server_and_client};
 use crate::trace::{Trace, Want, of, same};
 use crate::world::{NetNs, linked};
 
@@ -22,8 +22,7 @@ pub const CASES: &[Case] = &[
 
 fn open_before_the_start(existing: bool) -> Result<()> {
     let netns = NetNs::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let at = server.address("listen l 127.0.0.1:0")?;
     let from = client.address(&format!("connect c {at}"))?;
     server.ask("accept a l")?;
@@ -82,8 +81,7 @@ fn open_in_several_namespaces() -> Result<()> {
     let mut wanted = Vec::new();
     for _ in 0..2 {
         let netns = NetNs::new()?;
-        let mut server = Actor::new("server", &netns)?;
-        let mut client = Actor::new("client", &netns)?;
+        let (mut server, mut client) = server_and_client(&netns)?;
         let at = server.address("listen l 127.0.0.1:0")?;
         let from = client.address(&format!("connect c {at}"))?;
         server.ask("accept a l")?;
@@ -120,8 +118,7 @@ fn open_in_several_namespaces() -> Result<()> {
 
 fn half_closed_before_the_start() -> Result<()> {
     let netns = NetNs::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
+    let (mut server, mut client) = server_and_client(&netns)?;
     let at = server.address("listen l 127.0.0.1:0")?;
     let from = client.address(&format!("connect c {at}"))?;
     server.ask("accept a l")?;
