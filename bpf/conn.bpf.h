@@ -11,42 +11,6 @@
 #ifndef TT_CONN_BPF_H
 #define TT_CONN_BPF_H
 
-static __always_inline bool has_flag(struct sock *sk, int bit)
-{
-	return (sk->__sk_common.skc_flags >> bit) & 1;
-}
-
-static __always_inline void copy_in6(__u8 *to, const struct in6_addr *from)
-{
-	__be32 *words = (__be32 *)to;
-
-	words[0] = from->in6_u.u6_addr32[0];
-	words[1] = from->in6_u.u6_addr32[1];
-	words[2] = from->in6_u.u6_addr32[2];
-	words[3] = from->in6_u.u6_addr32[3];
-}
-
-/*
- * Complete from SYN_SENT's end until the socket is disconnected. The source port is
- * inet_sport: skc_num is 0 once the port was given back.
- */
-static __always_inline void read_tuple(struct tt_conn *conn, struct sock *sk)
-{
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-
-	conn->family = sk->__sk_common.skc_family;
-	conn->remote_port = __builtin_bswap16(sk->__sk_common.skc_dport);
-	if (tp)
-		conn->local_port = __builtin_bswap16(tp->inet_conn.icsk_inet.inet_sport);
-	if (conn->family == AF_INET) {
-		*(__be32 *)conn->local = sk->__sk_common.skc_rcv_saddr;
-		*(__be32 *)conn->remote = sk->__sk_common.skc_daddr;
-	} else if (bpf_core_field_exists(sk->__sk_common.skc_v6_daddr)) {
-		copy_in6(conn->local, &sk->__sk_common.skc_v6_rcv_saddr);
-		copy_in6(conn->remote, &sk->__sk_common.skc_v6_daddr);
-	}
-}
-
 /* In process context only. A kernel thread that drops the last reference closes for others. */
 static __always_inline void capture_closer(struct tt_conn *conn)
 {
@@ -107,12 +71,6 @@ static __always_inline struct tt_conn *find(struct sock *sk)
 		return conn;
 	retire(conn, key);
 	return NULL;
-}
-
-/* A file refers to the socket: a child that has none waits in the accept queue. */
-static __always_inline bool is_grafted(struct sock *sk)
-{
-	return sk->sk_socket != NULL;
 }
 
 static __always_inline void report_opened(struct tt_conn *conn, __u64 time)

@@ -28,8 +28,7 @@ static __always_inline void fill_counters(struct tt_event *event, struct sock *s
 		return;
 	event->bytes_sent = tp->bytes_sent - tp->bytes_retrans;
 	/* The FIN of the peer takes one sequence number. */
-	event->bytes_received =
-		tp->bytes_received - ((sk->__sk_common.skc_flags >> SOCK_DONE_BIT) & 1);
+	event->bytes_received = tp->bytes_received - has_flag(sk, SOCK_DONE_BIT);
 	event->segs_out = tp->segs_out;
 	event->segs_in = tp->segs_in;
 	event->retransmits = tp->total_retrans;
@@ -37,9 +36,16 @@ static __always_inline void fill_counters(struct tt_event *event, struct sock *s
 	event->counted = 1;
 }
 
-static __always_inline void fill_event(struct tt_event *event, __u8 type,
-				       const struct tt_conn *conn, __u64 time)
+/* A record with all of it initialised and no counters, or NULL: then it is counted as lost. */
+static __always_inline struct tt_event *begin_event(__u8 type, const struct tt_conn *conn,
+						    __u64 time)
 {
+	struct tt_event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+
+	if (!event) {
+		count(TT_RING_FULL);
+		return NULL;
+	}
 	event->time = time;
 	event->conn = *conn;
 	event->bytes_sent = 0;
@@ -50,6 +56,13 @@ static __always_inline void fill_event(struct tt_event *event, __u8 type,
 	event->srtt_us = 0;
 	/* One store for type, counted and the padding. */
 	*(__u64 *)&event->type = type;
+	return event;
+}
+
+static __always_inline void submit_event(struct tt_event *event)
+{
+	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+	wake_parked_reader();
 }
 
 /* Events without counters; they come from any kind of program. */
@@ -59,14 +72,9 @@ static __noinline void emit_opened(struct tt_conn *conn, __u8 type, __u64 time)
 
 	if (!conn || !selected(&conn->owner))
 		return;
-	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
-	if (!event) {
-		count(TT_RING_FULL);
-		return;
-	}
-	fill_event(event, type, conn, time);
-	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
-	wake_parked_reader();
+	event = begin_event(type, conn, time);
+	if (event)
+		submit_event(event);
 }
 
 /* sk is NULL when the socket is gone and with it the counters. */
@@ -76,16 +84,12 @@ static __always_inline void emit_ended(struct tt_conn *conn, __u8 type, struct s
 
 	if (!conn->closer_selected && !selected(&conn->owner))
 		return;
-	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
-	if (!event) {
-		count(TT_RING_FULL);
+	event = begin_event(type, conn, conn->t_closed);
+	if (!event)
 		return;
-	}
-	fill_event(event, type, conn, conn->t_closed);
 	if (sk)
 		fill_counters(event, sk);
-	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
-	wake_parked_reader();
+	submit_event(event);
 }
 
 #endif

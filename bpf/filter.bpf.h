@@ -3,11 +3,6 @@
 #ifndef TT_FILTER_BPF_H
 #define TT_FILTER_BPF_H
 
-static __always_inline __u32 netns_of(struct sock *sk)
-{
-	return sk->__sk_common.skc_net.net->ns.inum;
-}
-
 /* Filters that cannot change during the life of a socket: no state is kept for others. */
 static __always_inline bool follows(__u16 family, __u32 netns)
 {

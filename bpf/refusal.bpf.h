@@ -73,8 +73,8 @@ static __noinline void report_refusal(struct sock *sk, struct tt_connecting *cal
 	 */
 	if (known && (known->t_closed > call->since || known->error == error))
 		return;
-	if (BPF_CORE_READ(sk, __sk_common.skc_state) != BPF_TCP_CLOSE || !follows(conn.family, conn.netns) ||
-	    !read_destination(&conn, call->address))
+	if (BPF_CORE_READ(sk, __sk_common.skc_state) != BPF_TCP_CLOSE ||
+	    !follows(conn.family, conn.netns) || !read_destination(&conn, call->address))
 		return;
 	conn.t_closed = bpf_ktime_get_ns();
 	if (known) {

@@ -10,6 +10,7 @@
 
 #include "event.h"
 #include "maps.bpf.h"
+#include "sock.bpf.h"
 #include "process.bpf.h"
 #include "filter.bpf.h"
 #include "listener.bpf.h"

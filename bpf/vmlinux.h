@@ -59,11 +59,9 @@ enum {
 	BPF_TCP_CLOSE_WAIT = 8,
 	BPF_TCP_LAST_ACK = 9,
 	BPF_TCP_LISTEN = 10,
-	BPF_TCP_CLOSING = 11,
 };
 
 #define AF_INET 2
-#define AF_INET6 10
 #define IPPROTO_TCP 6
 #define IPPROTO_MPTCP 262
 #define S_IFMT 0170000
