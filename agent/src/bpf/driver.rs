@@ -11,6 +11,7 @@ event wakes it. While events keep coming it drains on a timer and nobody wakes i
 
 use std::cell::RefCell;
 use std::fs;
+use std::iter;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -215,32 +216,50 @@ impl Outlet {
 }
 
 /// Reads the counters and tells the consumer when they have grown.
+///
+/// They grow with events only. So a look is due some time after an event, and none while nothing
+/// happens; each costs a dozen system calls.
 struct LossReport {
     told: Losses,
-    next_look: Instant,
+    due: Option<Instant>,
 }
 
 impl LossReport {
+    /// The snapshot may have found no room already.
     fn new() -> Self {
         Self {
             told: Losses::default(),
-            next_look: Instant::now(),
+            due: Some(Instant::now()),
         }
     }
 
+    fn events_came(&mut self) {
+        self.due
+            .get_or_insert_with(|| Instant::now() + LOSS_INTERVAL);
+    }
+
+    /// How long until the next look, if there is to be one.
+    fn due_in(&self) -> Option<Duration> {
+        Some(self.due?.saturating_duration_since(Instant::now()))
+    }
+
     fn look_if_due(&mut self, skel: &TcptracerSkel<'_>, outlet: &Outlet) {
-        if Instant::now() >= self.next_look {
+        if self.due_in() == Some(Duration::ZERO) {
             self.look(skel, outlet);
         }
     }
 
-    fn look(&mut self, skel: &TcptracerSkel<'_>, outlet: &Outlet) {
+    fn look(&mut self, skel: &TcptracerSkel<'_>, outlet: &Outlet) -> Losses {
         let now = read_losses(skel, outlet);
-        self.next_look = Instant::now() + LOSS_INTERVAL;
-        // A full queue is told the next time; the totals are kept until then.
-        if now != self.told && outlet.sender.try_send(Message::Lost(now)).is_ok() {
-            self.told = now;
+        self.due = None;
+        if now != self.told {
+            match outlet.sender.try_send(Message::Lost(now)) {
+                Ok(()) => self.told = now,
+                // Full: the totals are kept and told later.
+                Err(_) => self.due = Some(Instant::now() + LOSS_INTERVAL),
+            }
         }
+        now
     }
 }
 
@@ -310,20 +329,28 @@ fn drain_until(
             links.extend(skel.progs.tt_io_uring_complete.attach());
         }
         if drained {
-            report.look_if_due(skel, &out);
-            drop(out);
-            if closed_within(stopped, DRAIN_INTERVAL) {
+            report.events_came();
+        }
+        report.look_if_due(skel, &out);
+        drop(out);
+        if drained {
+            if is_ready(stopped.as_fd(), &[], Some(DRAIN_INTERVAL)) {
                 break;
             }
             continue;
         }
-        report.look(skel, &out);
-        drop(out);
         set_parked(skel, true);
         // What came in after the last drain saw no parked reader: look once more. A flag that is
         // down by then stands for a wake-up that this look has swallowed.
-        let drained = ring.consume_raw() > 0;
-        if !drained && is_parked(skel) && wait_for_any(stopped, skel.maps.events.as_fd()) {
+        if ring.consume_raw() > 0 {
+            report.events_came();
+        } else if is_parked(skel)
+            && is_ready(
+                stopped.as_fd(),
+                &[skel.maps.events.as_fd()],
+                report.due_in(),
+            )
+        {
             break;
         }
         set_parked(skel, false);
@@ -332,8 +359,7 @@ fn drain_until(
     ring.consume_raw();
     let mut out = outlet.borrow_mut();
     out.flush();
-    report.look(skel, &out);
-    read_losses(skel, &out)
+    report.look(skel, &out)
 }
 
 fn open_ring<'a>(skel: &TcptracerSkel<'_>, outlet: &'a RefCell<Outlet>) -> Result<RingBuffer<'a>> {
@@ -361,22 +387,14 @@ fn is_parked(skel: &TcptracerSkel<'_>) -> bool {
     bss.is_some_and(|bss| bss.tt_reader_parked != 0)
 }
 
-/// Waits for `interval`, or less if the tracer is being stopped; then returns true.
-fn closed_within(stopped: &UnixStream, interval: Duration) -> bool {
-    let timeout = Timespec {
-        tv_sec: 0,
-        tv_nsec: i64::from(interval.subsec_nanos()),
-    };
-    let mut fds = [PollFd::new(stopped, PollFlags::IN)];
-    poll(&mut fds, Some(&timeout)).is_ok() && !fds[0].revents().is_empty()
-}
-
-/// Blocks until there is something in the ring, or the tracer is being stopped; then returns true.
-fn wait_for_any(stopped: &UnixStream, events: BorrowedFd<'_>) -> bool {
-    let mut fds = [
-        PollFd::new(stopped, PollFlags::IN),
-        PollFd::from_borrowed_fd(events, PollFlags::IN),
-    ];
+/// Waits until there is something to read from `first` or `others`, at most for `limit`; says
+/// whether there is from `first`.
+fn is_ready(first: BorrowedFd<'_>, others: &[BorrowedFd<'_>], limit: Option<Duration>) -> bool {
+    let limit = limit.and_then(|l| Timespec::try_from(l).ok());
+    let mut fds: Vec<_> = iter::once(&first)
+        .chain(others)
+        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+        .collect();
     // An interrupted wait is a short one.
-    poll(&mut fds, None).is_ok() && !fds[0].revents().is_empty()
+    poll(&mut fds, limit.as_ref()).is_ok() && !fds[0].revents().is_empty()
 }

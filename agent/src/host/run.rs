@@ -63,10 +63,7 @@ fn signals() -> io::Result<UnixStream> {
 
 /// Returns when there is something to read or the limit is over.
 fn wait(signalled: &UnixStream, limit: Option<Duration>) {
-    let limit = limit.map(|l| Timespec {
-        tv_sec: l.as_secs() as i64,
-        tv_nsec: l.subsec_nanos().into(),
-    });
+    let limit = limit.and_then(|l| Timespec::try_from(l).ok());
     let mut fds = [PollFd::new(signalled, PollFlags::IN)];
     while poll(&mut fds, limit.as_ref()) == Err(rustix::io::Errno::INTR) {}
 }

@@ -26,7 +26,7 @@ pub const CASES: &[Case] = &[
 ];
 
 /// One connection to `at`, accepted by `server` as `a` meanwhile; both ends closed.
-fn one_connection(
+pub fn one_connection(
     server: &mut Actor,
     client: &mut Actor,
     at: SocketAddr,

@@ -35,6 +35,15 @@ fn trace(netns: &NetNs, change: impl FnOnce(&mut Filter)) -> Result<Trace> {
     })
 }
 
+fn in_cgroup(comm: &str, netns: &NetNs, cgroup: &Cgroup) -> Result<Actor> {
+    let start = Start {
+        netns: Some(netns),
+        cgroup: Some(cgroup.path()),
+        ..Start::default()
+    };
+    Actor::start(comm, &start)
+}
+
 fn pid_of_the_owner_or_the_closer() -> Result<()> {
     let netns = NetNs::new()?;
     let mut p = Pair::new(&netns)?;
@@ -66,14 +75,7 @@ fn cgroup_map() -> Result<()> {
     let parent = Cgroup::new()?;
     let (inner, sibling) = (parent.child("inner")?, parent.child("sibling")?);
     let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::start(
-        "client",
-        &Start {
-            netns: Some(&netns),
-            cgroup: Some(inner.path()),
-            ..Start::default()
-        },
-    )?;
+    let mut client = in_cgroup("client", &netns, &inner)?;
     let maps = [
         PinnedMap::holding(&[inner.id()?])?,
         PinnedMap::holding(&[parent.id()?])?,
@@ -111,14 +113,7 @@ fn cgroup_map_of_any_make() -> Result<()> {
     ] {
         let map = PinnedMap::new(kind, name, value_size, entries)?;
         map.insert(key)?;
-        let mut client = Actor::start(
-            "client",
-            &Start {
-                netns: Some(&netns),
-                cgroup: Some(cgroup.path()),
-                ..Start::default()
-            },
-        )?;
+        let mut client = in_cgroup("client", &netns, &cgroup)?;
         let tracer = trace(&netns, |f| f.cgroup_map = Some(map.path().into()))?;
         let at = client.address("connect-self c")?;
         client.ask("close c")?;
@@ -132,14 +127,7 @@ fn map_edited_while_tracing() -> Result<()> {
     let netns = NetNs::new()?;
     let cgroup = Cgroup::new()?;
     let map = PinnedMap::holding(&[])?;
-    let mut actor = Actor::start(
-        "actor",
-        &Start {
-            netns: Some(&netns),
-            cgroup: Some(cgroup.path()),
-            ..Start::default()
-        },
-    )?;
+    let mut actor = in_cgroup("actor", &netns, &cgroup)?;
     let tracer = trace(&netns, |f| f.cgroup_map = Some(map.path().into()))?;
 
     let before = actor.address("connect-self before")?;

@@ -11,11 +11,11 @@ use nix::sched::{CloneFlags, unshare};
 use tcptracer::bpf::Config;
 use tcptracer::event::Kind::{Accept, Close, Connect};
 use tcptracer::event::Losses;
-use tcptracer::event::Reason::{Local, Remote};
 
 use super::Case;
+use super::accepts::one_connection;
 use crate::actor::{Actor, server_and_client};
-use crate::trace::{Trace, Want, of};
+use crate::trace::{Trace, of};
 use crate::world::NetNs;
 
 pub const CASES: &[Case] = &[
@@ -40,14 +40,8 @@ fn refused_by_the_thousand() -> Result<()> {
         "refused 2000 [::ffff:127.0.0.1]:{}",
         refused.port()
     ))?;
-    let from = client.address(&format!("connect c {at}"))?;
-    server.ask("accept a l")?;
-    client.ask("close c")?;
-    server.ask("eof a")?;
-    server.ask("close a")?;
-    let connect = Want::connect(&client, from, at);
-    let accept = Want::accept(&server, at, from);
-    trace.said_exactly(&Want::life(&connect, &accept, [Local, Remote]))?;
+    let wanted = one_connection(&mut server, &mut client, at, |s| s.ask("accept a l"))?;
+    trace.said_exactly(&wanted)?;
     Ok(())
 }
 
