@@ -10,10 +10,10 @@ SUDO := sudo
 export CARGO_TARGET_$(HOST_VAR)_RUNNER := sudo -E
 endif
 
-.PHONY: help run build test lint bench man static
+.PHONY: help run build test test-kernels lint bench man static
 
 help:
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 run: build ## install what is missing, build, and trace (ARGS="-t -x")
 	$(SUDO) target/release/tcptracer $(ARGS)
@@ -36,13 +36,14 @@ lint: ## check format, lints, and that the programs compile for every architectu
 			-Wno-unused-parameter -Werror -fsyntax-only bpf/tcptracer.bpf.c || exit; \
 	done
 
-# Rust looks for static libraries only where it is told to; the C compiler knows where they are.
 static: ## build the tool and its scenario tests as static binaries, to run anywhere
-	@scripts/setup.sh build
-	LIBBPF_SYS_LIBRARY_PATH="$$(dirname "$$(cc -print-file-name=libelf.a)")" \
-	RUSTFLAGS="-C target-feature=+crt-static" \
-		cargo test --locked --release --no-run --features static --target $(HOST) \
-		--bin tcptracer --test root_scenarios
+	@scripts/setup.sh static
+	scripts/static.sh $(HOST)
+
+test-kernels: ## run the scenarios on stock kernels under emulation (SERIES="6.1 7" SCENARIOS=...)
+	@scripts/setup.sh kernels
+	scripts/static.sh $(HOST)
+	scripts/kernels/run.sh $(SCENARIOS)
 
 bench: ## compare the cost with an empty program and with tcplife
 	@scripts/setup.sh bench

@@ -9,11 +9,22 @@
 /* The file behind a descriptor of the current process, or NULL. */
 static __always_inline struct file *file_of_fd(__u32 fd)
 {
-	struct fdtable *table = bpf_get_current_task_btf()->files->fdt;
-	struct file *file = NULL;
+	struct task_struct *task = current_task();
+	struct file *file = NULL, **files;
+	struct fdtable *table;
+	__u32 room;
 
-	if (fd < table->max_fds)
-		bpf_probe_read_kernel(&file, sizeof(file), table->fd + fd);
+	if (task_is_trusted()) {
+		table = task->files->fdt;
+		room = table->max_fds;
+		files = table->fd;
+	} else {
+		table = BPF_CORE_READ(task, files, fdt);
+		room = BPF_CORE_READ(table, max_fds);
+		files = BPF_CORE_READ(table, fd);
+	}
+	if (fd < room)
+		bpf_probe_read_kernel(&file, sizeof(file), files + fd);
 	return file;
 }
 
@@ -25,12 +36,17 @@ static __always_inline struct sock *sock_of(struct file *file)
 	return BPF_CORE_READ(socket, sk);
 }
 
+static __always_inline bool is_socket(struct file *file)
+{
+	return (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) == S_IFSOCK;
+}
+
 /* The TCP socket of a file, or NULL. */
 static __always_inline struct sock *tcp_sock_of(struct file *file)
 {
 	struct sock *sk;
 
-	if ((BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+	if (!is_socket(file))
 		return NULL;
 	sk = sock_of(file);
 	if (bpf_core_type_exists(struct mptcp_sock) && sk &&
@@ -44,12 +60,6 @@ static __always_inline struct sock *tcp_sock_of_fd(__u32 fd)
 	struct file *file = file_of_fd(fd);
 
 	return file ? tcp_sock_of(file) : NULL;
-}
-
-/* Unique: two events on one CPU are never at the same time. */
-static __always_inline __u64 make_up_id(__u64 now)
-{
-	return TT_MADE_UP_ID | now << 8 | (__u8)bpf_get_smp_processor_id();
 }
 
 /* Identity, namespace and tuple of a socket behind an untrusted pointer. */
@@ -82,7 +92,6 @@ static __noinline void adopt_accepted(struct sock *sk)
 {
 	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
 	struct tt_conn conn = {};
-	__u64 key = (__u64)sk;
 
 	if (state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN)
 		return;
@@ -92,9 +101,9 @@ static __noinline void adopt_accepted(struct sock *sk)
 	conn.t_accepted = bpf_ktime_get_ns();
 	conn.role = TT_ROLE_SERVER;
 	conn.source = TT_SOURCE_ACCEPT;
-	read_process(bpf_get_current_task_btf(), &conn.owner);
+	read_process(current_task(), &conn.owner);
 	conn.opened = state != BPF_TCP_SYN_RECV;
-	if (bpf_map_update_elem(&conns, &key, &conn, BPF_NOEXIST)) {
+	if (insert_conn((__u64)sk, &conn)) {
 		count(TT_MAP_FULL);
 		return;
 	}
@@ -114,11 +123,12 @@ static __always_inline void on_accepted(struct tt_conn *conn, struct sock *sk, b
 		}
 		return;
 	}
-	if (conn->opened || conn->role != TT_ROLE_SERVER)
+	/* Another hook may have seen this accept, and a TFO child wait for its handshake. */
+	if (conn->opened || conn->t_accepted || conn->role != TT_ROLE_SERVER)
 		return;
 	conn->t_accepted = bpf_ktime_get_ns();
 	conn->source = TT_SOURCE_ACCEPT;
-	read_process(bpf_get_current_task_btf(), &conn->owner);
+	read_process(current_task(), &conn->owner);
 	/* In this order, so that the end is never in the ring before the accept. */
 	emit_opened(conn, TT_ACCEPT, conn->t_accepted);
 	conn->opened = 1;

@@ -14,11 +14,11 @@
 /* In process context only. A kernel thread that drops the last reference closes for others. */
 static __always_inline void capture_closer(struct tt_conn *conn)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *task = current_task();
 
-	if (conn->closer_pid || (task->flags & PF_KTHREAD))
+	if (conn->closer_pid || (task_flags(task) & PF_KTHREAD))
 		return;
-	conn->closer_pid = task->tgid;
+	conn->closer_pid = task_tgid(task);
 	read_comm(task, conn->closer_comm);
 	if (filters_processes() && conn->closer_pid != conn->owner.pid) {
 		struct tt_process closer = {};
@@ -79,13 +79,23 @@ static __always_inline void report_opened(struct tt_conn *conn, __u64 time)
 	emit_opened(conn, conn->role == TT_ROLE_CLIENT ? TT_CONNECT : TT_ACCEPT, time);
 }
 
-/* A later transition shows that the handshake completed although we did not see it. */
-static __always_inline void heal_connect(struct tt_conn *conn, struct sock *sk)
+/*
+ * A later transition shows that the handshake completed although we did not see it. It
+ * is reported as of the end if that is what shows it: not after the close. Where not
+ * even the SYN was seen, it waits for its process to act.
+ */
+static __always_inline void heal_connect(struct tt_conn *conn, struct sock *sk, bool current_acts)
 {
 	if (conn->opened || conn->role != TT_ROLE_CLIENT)
 		return;
+	if (conn->source == TT_SOURCE_UNKNOWN) {
+		if (!current_acts)
+			return;
+		read_process(current_task(), &conn->owner);
+		conn->source = TT_SOURCE_CLOSER;
+	}
 	read_tuple(conn, sk);
-	report_opened(conn, bpf_ktime_get_ns());
+	report_opened(conn, conn->t_closed ?: bpf_ktime_get_ns());
 }
 
 /*
@@ -105,11 +115,11 @@ static __always_inline void heal_accept(struct tt_conn *conn, bool current_close
 			conn->owner = *listener;
 			conn->source = TT_SOURCE_LISTENER;
 		} else if (current_closes) {
-			read_process(bpf_get_current_task_btf(), &conn->owner);
+			read_process(current_task(), &conn->owner);
 			conn->source = TT_SOURCE_CLOSER;
 		}
 	}
-	report_opened(conn, bpf_ktime_get_ns());
+	report_opened(conn, conn->t_closed ?: bpf_ktime_get_ns());
 }
 
 /* The entry of a new attempt, whatever was there before. False if there is no room. */
@@ -117,12 +127,15 @@ static __always_inline bool replace(struct sock *sk, struct tt_conn *conn)
 {
 	__u64 key = (__u64)sk;
 
-	if (!bpf_map_update_elem(&conns, &key, conn, BPF_NOEXIST))
+	if (!insert_conn(key, conn))
 		return true;
 
 	struct tt_conn *old = bpf_map_lookup_elem(&conns, &key);
 
 	if (old) {
+		/* Without cookies: this is the same socket, since no other was destroyed. */
+		if (!tt_config.cookies)
+			conn->cookie = old->cookie;
 		if (old->cookie == conn->cookie)
 			conn->life = old->life + 1;
 		retire(old, key);
@@ -139,11 +152,12 @@ static __always_inline void on_syn_sent(struct sock *sk)
 	conn.netns = netns_of(sk);
 	if (!follows(conn.family, conn.netns))
 		return;
-	conn.cookie = bpf_get_socket_cookie(sk);
+	conn.cookie = make_id(sk);
+	conn.remote_port = __builtin_bswap16(sk->__sk_common.skc_dport);
 	conn.t_syn = bpf_ktime_get_ns();
 	conn.role = TT_ROLE_CLIENT;
 	conn.source = TT_SOURCE_CONNECT;
-	read_process(bpf_get_current_task_btf(), &conn.owner);
+	read_process(current_task(), &conn.owner);
 	if (!replace(sk, &conn))
 		count(TT_MAP_FULL);
 }
@@ -155,17 +169,32 @@ static __always_inline void on_syn_sent(struct sock *sk)
 static __noinline bool add_passive(struct sock *sk)
 {
 	struct tt_conn conn = {};
-	__u64 key = (__u64)sk;
 
 	conn.netns = netns_of(sk);
 	if (!follows(sk->__sk_common.skc_family, conn.netns))
 		return true;
-	conn.cookie = bpf_get_socket_cookie(sk);
+	conn.cookie = make_id(sk);
 	conn.t_established = bpf_ktime_get_ns();
 	conn.role = TT_ROLE_SERVER;
 	read_tuple(&conn, sk);
 	/* Without room the accept hook tries again, and counts. */
-	return bpf_map_update_elem(&conns, &key, &conn, BPF_NOEXIST) != -EEXIST;
+	return insert_conn((__u64)sk, &conn) != -EEXIST;
+}
+
+/* SYN_SENT -> ESTABLISHED of a socket whose SYN was not seen: it has no owner yet. */
+static __noinline void add_active(struct sock *sk)
+{
+	struct tt_conn conn = {};
+
+	conn.netns = netns_of(sk);
+	if (!follows(sk->__sk_common.skc_family, conn.netns))
+		return;
+	conn.cookie = make_id(sk);
+	conn.t_established = bpf_ktime_get_ns();
+	conn.role = TT_ROLE_CLIENT;
+	read_tuple(&conn, sk);
+	/* Without room it is counted at its end. */
+	insert_conn((__u64)sk, &conn);
 }
 
 static __always_inline void on_established(struct sock *sk, int from)
@@ -180,15 +209,18 @@ static __always_inline void on_established(struct sock *sk, int from)
 		/* The entry was an earlier socket's and is gone now. */
 		if (from == BPF_TCP_SYN_RECV)
 			add_passive(sk);
+		else
+			add_active(sk);
 		return;
 	}
 	if (conn->opened)
 		return;
 	/* A client, or a TFO child that was accepted before the handshake was over. */
-	conn->cookie = bpf_get_socket_cookie(sk);
+	if (tt_config.cookies)
+		conn->cookie = bpf_get_socket_cookie(sk);
 	conn->t_established = bpf_ktime_get_ns();
 	read_tuple(conn, sk);
-	if (conn->role == TT_ROLE_CLIENT || conn->t_accepted)
+	if (conn->source != TT_SOURCE_UNKNOWN)
 		report_opened(conn, conn->t_established);
 }
 
@@ -199,7 +231,7 @@ static __always_inline void on_local_fin(struct sock *sk, int to)
 
 	if (!conn)
 		return;
-	heal_connect(conn, sk);
+	heal_connect(conn, sk, is_grafted(sk));
 	if (to == BPF_TCP_FIN_WAIT1 && !conn->t_fin) {
 		conn->t_fin = bpf_ktime_get_ns();
 		conn->reason = TT_REASON_LOCAL;
@@ -217,7 +249,7 @@ static __always_inline void on_remote_fin(struct sock *sk)
 
 	if (!conn)
 		return;
-	heal_connect(conn, sk);
+	heal_connect(conn, sk, false);
 	if (!conn->t_fin) {
 		conn->t_fin = bpf_ktime_get_ns();
 		conn->reason = TT_REASON_REMOTE;
@@ -270,6 +302,7 @@ static __always_inline void on_closed(struct sock *sk, int from)
 {
 	struct tt_conn *conn = find(sk);
 	__u64 key = (__u64)sk;
+	bool current_acts;
 	__u8 broken;
 
 	if (!conn) {
@@ -289,8 +322,10 @@ static __always_inline void on_closed(struct sock *sk, int from)
 	if (broken != TT_REASON_UNKNOWN)
 		conn->reason = broken;
 	/* Without an error it was a system call that ended it; after FINs the closer is known. */
-	if ((broken == TT_REASON_RESET_LOCAL || broken == TT_REASON_ABORT ||
-	     (from == BPF_TCP_SYN_SENT && !conn->error)) && is_grafted(sk))
+	current_acts = is_grafted(sk) &&
+		       (broken == TT_REASON_RESET_LOCAL || broken == TT_REASON_ABORT ||
+			(from == BPF_TCP_SYN_SENT && !conn->error));
+	if (current_acts)
 		capture_closer(conn);
 
 	if (conn->role == TT_ROLE_CLIENT && !conn->opened &&
@@ -299,11 +334,11 @@ static __always_inline void on_closed(struct sock *sk, int from)
 			conn->reason = TT_REASON_LOCAL;
 		on_failed(conn, sk);
 	} else {
-		heal_connect(conn, sk);
+		heal_connect(conn, sk, current_acts);
 		if (conn->opened)
 			report_closed(conn, sk);
 		else
-			/* Reset in the accept queue; it may be accepted yet. */
+			/* Reset in the accept queue, it may be accepted yet; or without an owner. */
 			conn->grafted = is_grafted(sk);
 	}
 	/* A socket that a process still holds may connect again: tcp_destroy_sock ends it. */
@@ -328,10 +363,13 @@ static __always_inline void on_destroyed(struct sock *sk)
 			conn->reason = broken_by(sk, BPF_TCP_ESTABLISHED, conn->error);
 		/* The peer acknowledged our SYN: it was established. */
 		if (tp && tp->bytes_acked)
-			heal_connect(conn, sk);
-		if (conn->role == TT_ROLE_CLIENT && !conn->opened)
+			heal_connect(conn, sk, false);
+		if (conn->role == TT_ROLE_CLIENT && !conn->opened && !conn->t_established)
 			on_failed(conn, sk);
 	}
+	/* Whose it was is not known any more; that it was is. */
+	if (conn->role == TT_ROLE_CLIENT && !conn->opened && conn->t_established)
+		report_opened(conn, conn->t_closed);
 	if (conn->grafted)
 		heal_accept(conn, false);
 	if (conn->opened && !conn->reported)

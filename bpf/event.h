@@ -122,7 +122,8 @@ struct tt_config {
 	__u8 by_mntns;
 	__u8 failed;           /* report failed connects */
 	__u8 list_existing;    /* the snapshot reports what it finds */
-	__u8 pad[2];
+	__u8 cookies;          /* tracing programs may ask for a socket's cookie (5.12) */
+	__u8 fexit_accept;     /* the fexit hook reports accepted sockets without state */
 };
 
 _Static_assert(sizeof(struct tt_process) == 40, "tt_process has a hole");

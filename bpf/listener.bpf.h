@@ -17,7 +17,8 @@ static __always_inline __u64 port_of_listener(struct sock *sk)
 {
 	__be16 port = BPF_CORE_READ((struct inet_sock *)sk, inet_sport);
 
-	return listening_port(netns_of(sk), __builtin_bswap16(port));
+	return listening_port(BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum),
+			      __builtin_bswap16(port));
 }
 
 static __always_inline void add_listener(struct task_struct *task, struct sock *sk)
@@ -28,7 +29,7 @@ static __always_inline void add_listener(struct task_struct *task, struct sock *
 
 	if (known) {
 		__sync_fetch_and_add(&known->sockets, 1);
-		if (known->owner.pid != (__u32)task->tgid)
+		if (known->owner.pid != task_tgid(task))
 			known->shared = 1;
 		return;
 	}

@@ -37,6 +37,12 @@ struct {
 	__type(value, struct tt_conn);
 } conns SEC(".maps");
 
+/* 0 or a negative errno: an int, since before 6.4 the upper half of the result is not set. */
+static __always_inline int insert_conn(__u64 key, const struct tt_conn *conn)
+{
+	return bpf_map_update_elem(&conns, &key, conn, BPF_NOEXIST);
+}
+
 /* Who listens on a port, by netns << 16 | port: looked up only if an accept was not seen. */
 struct tt_listener {
 	struct tt_process owner;

@@ -5,27 +5,51 @@
 
 #define TT_MAX_CGROUP_DEPTH 32
 
+/* Before 5.11 the current task is an address, which only probe reads can follow. */
+static __always_inline bool task_is_trusted(void)
+{
+	return bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf);
+}
+
+static __always_inline struct task_struct *current_task(void)
+{
+	if (task_is_trusted())
+		return bpf_get_current_task_btf();
+	return (struct task_struct *)bpf_get_current_task();
+}
+
+static __always_inline __u32 task_flags(struct task_struct *task)
+{
+	return task_is_trusted() ? task->flags : BPF_CORE_READ(task, flags);
+}
+
+static __always_inline __u32 task_tgid(struct task_struct *task)
+{
+	return task_is_trusted() ? task->tgid : BPF_CORE_READ(task, tgid);
+}
+
 /*
  * Remember the chain of parents up to the first one that is known already; the root's is
  * 0. Nearly always the cgroup itself is known, and that is all there is to do.
  */
 static __always_inline void remember_cgroup_parents(struct task_struct *task, __u64 id)
 {
-	struct cgroup *cgroup = task->cgroups->dfl_cgrp;
+	struct cgroup *cgroup;
 
+	if (bpf_map_lookup_elem(&cgroup_parents, &id))
+		return;
+	cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);
 	for (int i = 0; i < TT_MAX_CGROUP_DEPTH; i++) {
 		__u64 parent_id = 0;
 
-		if (bpf_map_lookup_elem(&cgroup_parents, &id))
-			return;
 		/* `self` is the first member of a cgroup. */
 		cgroup = (struct cgroup *)BPF_CORE_READ(cgroup, self.parent);
 		if (cgroup)
 			parent_id = BPF_CORE_READ(cgroup, kn, id);
 		bpf_map_update_elem(&cgroup_parents, &id, &parent_id, BPF_ANY);
-		if (!cgroup)
-			return;
 		id = parent_id;
+		if (!cgroup || bpf_map_lookup_elem(&cgroup_parents, &id))
+			return;
 	}
 }
 
@@ -36,22 +60,38 @@ static __always_inline void remember_cgroup_parents(struct task_struct *task, __
  */
 static __always_inline void read_comm(struct task_struct *task, char *comm)
 {
-	if (task->flags & PF_IO_WORKER)
-		task = task->group_leader;
+	bool io_worker = task_flags(task) & PF_IO_WORKER;
+
+	if (task_is_trusted()) {
+		if (io_worker)
+			task = task->group_leader;
 #pragma unroll
-	for (int i = 0; i < TT_COMM_LEN - 1; i++)
-		comm[i] = task->comm[i];
+		for (int i = 0; i < TT_COMM_LEN - 1; i++)
+			comm[i] = task->comm[i];
+	} else {
+		if (io_worker)
+			task = BPF_CORE_READ(task, group_leader);
+		bpf_core_read(comm, TT_COMM_LEN - 1, &task->comm);
+	}
 	comm[TT_COMM_LEN - 1] = 0;
 }
 
+/* An exiting task has no nsproxy any more: mntns reads 0, which no map holds. */
 static __always_inline void read_process(struct task_struct *task, struct tt_process *process)
 {
-	process->cgroup_id = task->cgroups->dfl_cgrp->kn->id;
-	process->pid = task->tgid;
-	process->tid = task->pid;
-	process->uid = task->cred->uid.val;
-	/* An exiting task has no nsproxy any more: this reads 0, which no map holds. */
-	process->mntns = task->nsproxy->mnt_ns->ns.inum;
+	if (task_is_trusted()) {
+		process->cgroup_id = task->cgroups->dfl_cgrp->kn->id;
+		process->pid = task->tgid;
+		process->tid = task->pid;
+		process->uid = task->cred->uid.val;
+		process->mntns = task->nsproxy->mnt_ns->ns.inum;
+	} else {
+		process->cgroup_id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+		process->pid = BPF_CORE_READ(task, tgid);
+		process->tid = BPF_CORE_READ(task, pid);
+		process->uid = BPF_CORE_READ(task, cred, uid.val);
+		process->mntns = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
+	}
 	read_comm(task, process->comm);
 	if (tt_config.by_cgroup)
 		remember_cgroup_parents(task, process->cgroup_id);

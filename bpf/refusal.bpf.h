@@ -87,7 +87,7 @@ static __noinline void report_refusal(struct sock *sk, struct tt_connecting *cal
 	conn.role = TT_ROLE_CLIENT;
 	conn.source = TT_SOURCE_CONNECT;
 	conn.error = error;
-	read_process(bpf_get_current_task_btf(), &conn.owner);
+	read_process(current_task(), &conn.owner);
 	emit_opened(&conn, TT_FAILED, conn.t_closed);
 }
 

@@ -10,20 +10,36 @@
 /* The iterator holds the file, so the socket cannot be destroyed meanwhile. */
 static __always_inline struct sock *sock_of_file(struct file *file)
 {
-	struct socket *socket = file ? bpf_sock_from_file(file) : NULL;
+	struct socket *socket;
 
-	return socket ? socket->sk : NULL;
+	if (!file)
+		return NULL;
+	/* Not before 5.11; before 5.12 nothing needs more than the address. */
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_sock_from_file)) {
+		socket = bpf_sock_from_file(file);
+		return socket ? socket->sk : NULL;
+	}
+	return is_socket(file) ? sock_of(file) : NULL;
 }
 
 static __always_inline void seed_listener(struct task_struct *task, struct sock *sk)
 {
+	__u16 protocol = BPF_CORE_READ(sk, sk_protocol);
 	__u64 key = (__u64)sk;
 	__u8 seen = 1;
 
-	if (sk->__sk_common.skc_state == BPF_TCP_LISTEN &&
-	    (sk->sk_protocol == IPPROTO_TCP || sk->sk_protocol == IPPROTO_MPTCP) &&
+	if (BPF_CORE_READ(sk, __sk_common.skc_state) == BPF_TCP_LISTEN &&
+	    (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP) &&
 	    !bpf_map_update_elem(&seen_listeners, &key, &seen, BPF_NOEXIST))
 		add_listener(task, sk);
+}
+
+/* A client whose SYN was sent before the hooks were there to see it. */
+static __always_inline bool lacks_owner(__u64 key)
+{
+	struct tt_conn *conn = bpf_map_lookup_elem(&conns, &key);
+
+	return conn && conn->role == TT_ROLE_CLIENT && conn->source == TT_SOURCE_UNKNOWN;
 }
 
 /* The rest of a connection whose tuple and cookie are known; false if it is not to be kept. */
@@ -50,11 +66,14 @@ static __always_inline bool seed(struct task_struct *task, struct sock *sk, stru
 		else if (state != BPF_TCP_ESTABLISHED)
 			conn->reason = TT_REASON_LOCAL;
 	}
-	switch (bpf_map_update_elem(&conns, &key, conn, BPF_NOEXIST)) {
+	switch (insert_conn(key, conn)) {
 	case 0:
 		break;
 	case -EEXIST:
-		return false;
+		if (!lacks_owner(key))
+			return false;
+		bpf_map_update_elem(&conns, &key, conn, BPF_ANY);
+		break;
 	default:
 		count(TT_MAP_FULL);
 		return false;
@@ -67,48 +86,45 @@ static __always_inline bool seed(struct task_struct *task, struct sock *sk, stru
 	return tt_config.list_existing && conn->opened && selected(&conn->owner);
 }
 
-static __always_inline void list(struct seq_file *out, struct tt_event *event)
+static __always_inline void probe_counters(struct tt_event *event, struct sock *sk)
 {
-	event->time = bpf_ktime_get_ns();
-	event->type = TT_EXISTING;
-	bpf_seq_write(out, event, sizeof(*event));
+	__u64 flags = BPF_CORE_READ(sk, __sk_common.skc_flags);
+	struct tcp_sock *tp = (struct tcp_sock *)sk;
+
+	event->bytes_sent = BPF_CORE_READ(tp, bytes_sent) - BPF_CORE_READ(tp, bytes_retrans);
+	event->bytes_received = BPF_CORE_READ(tp, bytes_received) - (flags >> SOCK_DONE_BIT & 1);
+	event->segs_out = BPF_CORE_READ(tp, segs_out);
+	event->segs_in = BPF_CORE_READ(tp, segs_in);
+	event->retransmits = BPF_CORE_READ(tp, total_retrans);
+	event->srtt_us = BPF_CORE_READ(tp, srtt_us) >> 3;
+	event->counted = 1;
 }
 
-static __always_inline void seed_tcp(struct task_struct *task, struct sock *sk,
-				     struct seq_file *out)
-{
-	struct tt_event event = {};
-
-	event.conn.netns = netns_of(sk);
-	event.conn.cookie = bpf_get_socket_cookie(sk);
-	read_tuple(&event.conn, sk);
-	if (seed(task, sk, &event.conn)) {
-		fill_counters(&event, sk);
-		list(out, &event);
-	}
-}
-
-/* The first subflow is reached by an untrusted pointer: no cookie is made, no counters read. */
-static __always_inline void seed_mptcp(struct task_struct *task, struct sock *msk,
-				       struct seq_file *out)
-{
-	struct sock *sk = BPF_CORE_READ((struct mptcp_sock *)msk, first);
-	struct tt_event event = {};
-
-	if (!sk)
-		return;
-	probe_conn(&event.conn, sk);
-	if (seed(task, sk, &event.conn))
-		list(out, &event);
-}
-
+/* By probe reads: of an MPTCP socket the first subflow counts, which is no trusted pointer. */
 static __always_inline void seed_connection(struct task_struct *task, struct sock *sk,
 					    struct seq_file *out)
 {
-	if (sk->sk_protocol == IPPROTO_TCP)
-		seed_tcp(task, sk, out);
-	else if (bpf_core_type_exists(struct mptcp_sock) && sk->sk_protocol == IPPROTO_MPTCP)
-		seed_mptcp(task, sk, out);
+	__u16 protocol = BPF_CORE_READ(sk, sk_protocol);
+	struct tt_event event = {};
+
+	if (protocol == IPPROTO_TCP) {
+		/* Makes the cookie, which is found below. */
+		if (tt_config.cookies)
+			bpf_get_socket_cookie(sk);
+	} else if (bpf_core_type_exists(struct mptcp_sock) && protocol == IPPROTO_MPTCP) {
+		sk = BPF_CORE_READ((struct mptcp_sock *)sk, first);
+		if (!sk)
+			return;
+	} else {
+		return;
+	}
+	probe_conn(&event.conn, sk);
+	if (!seed(task, sk, &event.conn))
+		return;
+	probe_counters(&event, sk);
+	event.time = bpf_ktime_get_ns();
+	event.type = TT_EXISTING;
+	bpf_seq_write(out, &event, sizeof(event));
 }
 
 #endif

@@ -13,6 +13,20 @@ static __always_inline bool has_flag(struct sock *sk, int bit)
 	return (sk->__sk_common.skc_flags >> bit) & 1;
 }
 
+/* Unique: two events on one CPU are never at the same time. */
+static __always_inline __u64 make_up_id(__u64 now)
+{
+	return TT_MADE_UP_ID | now << 8 | (__u8)bpf_get_smp_processor_id();
+}
+
+/* The cookie, which the kernel makes on demand; where it may not be asked, our own id. */
+static __always_inline __u64 make_id(struct sock *sk)
+{
+	if (tt_config.cookies)
+		return bpf_get_socket_cookie(sk);
+	return sk->__sk_common.skc_cookie.counter ?: make_up_id(bpf_ktime_get_ns());
+}
+
 static __always_inline void copy_in6(__u8 *to, const struct in6_addr *from)
 {
 	__be32 *words = (__be32 *)to;

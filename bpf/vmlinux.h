@@ -35,6 +35,12 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
+/* Only asked for: whether the kernel has them. */
+enum bpf_func_id {
+	BPF_FUNC_get_current_task_btf = 158,
+	BPF_FUNC_sock_from_file = 162,
+};
+
 enum {
 	BPF_ANY = 0,
 	BPF_NOEXIST = 1,

@@ -3,14 +3,17 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use tcptracer::host::{Args, run, say};
+use tcptracer::check;
+use tcptracer::host::{Args, Command, run, say};
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            say(&format!("{e:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    let args = Args::parse();
+    let result = match &args.command {
+        Some(Command::Check(args)) => check::run(args),
+        None => run(&args).map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|e| {
+        say(&format!("{e:#}"));
+        ExitCode::FAILURE
+    })
 }

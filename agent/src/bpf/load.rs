@@ -23,15 +23,13 @@ pub fn load<'o>(
     config: &Config,
     object: &'o mut MaybeUninit<OpenObject>,
 ) -> Result<(TcptracerSkel<'o>, Plan)> {
-    // Refused trials are expected and would fill the terminal.
-    libbpf_rs::set_print(None);
     let plan = Plan::from_facts(&Facts::gather())?;
     let mut skel = TcptracerSkelBuilder::default()
         .open(object)
         .context("cannot open the BPF object")?;
 
     choose_programs(&mut skel, &plan, config.failed);
-    set_config(&mut skel, config)?;
+    set_config(&mut skel, config, &plan)?;
     skel.maps
         .events
         .set_max_entries(config.ring_bytes)
@@ -100,7 +98,7 @@ fn choose_programs(skel: &mut OpenTcptracerSkel<'_>, plan: &Plan, failed: bool) 
     progs.tt_seed_connections.set_autoload(plan.snapshot);
 }
 
-fn set_config(skel: &mut OpenTcptracerSkel<'_>, config: &Config) -> Result<()> {
+fn set_config(skel: &mut OpenTcptracerSkel<'_>, config: &Config, plan: &Plan) -> Result<()> {
     let filter = &config.filter;
     let rodata = skel
         .maps
@@ -120,6 +118,8 @@ fn set_config(skel: &mut OpenTcptracerSkel<'_>, config: &Config) -> Result<()> {
     to.by_mntns = filter.mntns_map.is_some().into();
     to.failed = config.failed.into();
     to.list_existing = config.existing.into();
+    to.cookies = plan.cookies.into();
+    to.fexit_accept = plan.fexit_accept.into();
     Ok(())
 }
 

@@ -20,4 +20,4 @@ mod skel {
 
 pub use config::{Config, Family, Filter};
 pub use driver::{Message, Tracer};
-pub use probe::{Facts, Impossible, Plan};
+pub use probe::{Facts, Impossible, Plan, Shortcoming, Trial};

@@ -5,17 +5,47 @@ Nothing is concluded from the kernel's version. A program that is in doubt is lo
 trial; those that every kernel we support loads are not.
 */
 
+use std::fmt;
 use std::mem::MaybeUninit;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability};
+use libbpf_rs::OpenProgramMut;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use thiserror::Error;
 
-use super::skel::{OpenTcptracerSkel, TcptracerSkelBuilder};
+use super::skel::{OpenTcptracerProgs, OpenTcptracerSkel, TcptracerSkelBuilder};
+
+/// How the trial of a program went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trial {
+    /// It can be used.
+    Works,
+    /// The kernel said no, with this error.
+    Refused(String),
+    /// No use trying: something that every program needs is missing.
+    NotTried,
+}
+
+impl Trial {
+    /// Whether the program can be used.
+    pub fn works(&self) -> bool {
+        *self == Self::Works
+    }
+}
+
+impl fmt::Display for Trial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Works => f.write_str("works"),
+            Self::Refused(error) => write!(f, "refused: {error}"),
+            Self::NotTried => f.write_str("not tried"),
+        }
+    }
+}
 
 /// What was found out. Facts only; the rules are in [`Plan::from_facts`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     /// Effective capabilities allow `bpf(2)`: `CAP_BPF` or `CAP_SYS_ADMIN`.
     pub cap_bpf: bool,
@@ -27,12 +57,14 @@ pub struct Facts {
     pub syscall_tracepoints: bool,
     /// tracefs has the io_uring tracepoint.
     pub io_uring_tracepoint: bool,
-    /// The state machine loads.
-    pub state_machine: bool,
-    /// `fexit/inet_csk_accept` loads.
-    pub fexit_accept: bool,
-    /// `iter/task_file` loads (5.11 for `bpf_sock_from_file`).
-    pub snapshot: bool,
+    /// The state machine, `tp_btf/inet_sock_set_state` and `tp_btf/tcp_destroy_sock`.
+    pub state_machine: Trial,
+    /// The same, asking for the cookies of sockets (5.12).
+    pub cookies: Trial,
+    /// `fexit/inet_csk_accept`, attached as well.
+    pub fexit_accept: Trial,
+    /// `iter/task_file`.
+    pub snapshot: Trial,
 }
 
 /// Which programs to load and attach.
@@ -47,6 +79,8 @@ pub struct Plan {
     pub io_uring_accept: bool,
     /// Seed the state with the connections that are open already.
     pub snapshot: bool,
+    /// Connections are known by the cookies of their sockets; else by ids made up.
+    pub cookies: bool,
 }
 
 /// Tracing cannot work here.
@@ -66,8 +100,8 @@ pub enum Impossible {
     NoBtf,
     /// The main program does not load.
     #[error(
-        "the kernel refuses the tracing program on inet_sock_set_state: 5.11 or later is needed, \
-         without lockdown"
+        "the kernel refuses the tracing programs on inet_sock_set_state and tcp_destroy_sock: \
+         5.10 or later is needed, not locked down for confidentiality"
     )]
     NoStateMachine,
     /// No hook can tell who accepts.
@@ -90,43 +124,62 @@ impl Plan {
         if !facts.btf {
             return Err(Impossible::NoBtf);
         }
-        if !facts.state_machine {
+        if !facts.state_machine.works() {
             return Err(Impossible::NoStateMachine);
         }
-        if !facts.fexit_accept && !facts.syscall_tracepoints {
+        let fexit_accept = facts.fexit_accept.works();
+        if !fexit_accept && !facts.syscall_tracepoints {
             return Err(Impossible::NoAcceptHook);
         }
         Ok(Self {
-            fexit_accept: facts.fexit_accept,
+            fexit_accept,
             syscalls: facts.syscall_tracepoints,
             // fexit sees the accepts of io_uring as well.
-            io_uring_accept: facts.io_uring_tracepoint && !facts.fexit_accept,
-            snapshot: facts.snapshot,
+            io_uring_accept: facts.io_uring_tracepoint && !fexit_accept,
+            snapshot: facts.snapshot.works(),
+            cookies: facts.cookies.works(),
         })
     }
 
-    /// What the user should know is missing, one sentence each.
-    pub fn shortcomings(&self) -> Vec<&'static str> {
-        let mut all = Vec::new();
-        if !self.syscalls {
-            all.push(
-                "threads already blocked in accept are not named: tracefs is not mounted \
-                 (mount -t tracefs tracefs /sys/kernel/tracing)",
-            );
-        }
-        if !self.fexit_accept && !self.io_uring_accept {
-            all.push("accepts through io_uring are attributed to the listener's owner");
-        }
-        if !self.snapshot {
-            all.push("connections opened before the start are not followed (needs 5.11)");
-        }
-        all
+    /// What tracing does without.
+    pub fn shortcomings(&self) -> Vec<Shortcoming> {
+        [
+            (self.syscalls, Shortcoming::BlockedAccepts),
+            (
+                self.fexit_accept || self.io_uring_accept,
+                Shortcoming::IoUringAccepts,
+            ),
+            (self.snapshot, Shortcoming::OlderConnections),
+        ]
+        .into_iter()
+        .filter_map(|(has, shortcoming)| (!has).then_some(shortcoming))
+        .collect()
     }
+}
+
+/// What the user should know is missing.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum Shortcoming {
+    /// No tracepoints of system calls.
+    #[error(
+        "threads already blocked in accept are not named, and connects refused before a SYN are not \
+         seen: tracefs is not mounted (mount -t tracefs tracefs /sys/kernel/tracing), or the kernel \
+         lacks CONFIG_FTRACE_SYSCALLS"
+    )]
+    BlockedAccepts,
+    /// Neither fexit nor the io_uring tracepoint.
+    #[error("accepts through io_uring are attributed to the listener's owner")]
+    IoUringAccepts,
+    /// No iterator.
+    #[error("connections opened before the start are not followed")]
+    OlderConnections,
 }
 
 impl Facts {
     /// Looks and tries. Costs some tens of milliseconds and leaves nothing behind.
     pub fn gather() -> Self {
+        // Refused trials are expected and would fill the terminal.
+        libbpf_rs::set_print(None);
         let cap = |c| {
             let has = |c| caps::has_cap(None, CapSet::Effective, c).unwrap_or(false);
             has(c) || has(Capability::CAP_SYS_ADMIN)
@@ -136,30 +189,38 @@ impl Facts {
         let btf = Path::new("/sys/kernel/btf/vmlinux").exists();
         // Without these three every trial fails, and for a reason that is known.
         let can_try = cap_bpf && cap_perfmon && btf;
+        let attempt = |cookies, choose: Choose| match can_try {
+            true => trial(cookies, choose),
+            false => Trial::NotTried,
+        };
+        let state_machine: Choose =
+            |progs| vec![&mut progs.tt_set_state, &mut progs.tt_destroy_sock];
 
+        let cookies = attempt(true, state_machine);
+        let has_cookies = cookies.works();
         Self {
             cap_bpf,
             cap_perfmon,
             btf,
-            syscall_tracepoints: has_tracepoint("syscalls/sys_exit_accept4"),
-            io_uring_tracepoint: has_tracepoint("io_uring/io_uring_complete"),
-            state_machine: can_try && loads(|skel| skel.progs.tt_set_state.set_autoload(true)),
-            fexit_accept: can_try && loads(|skel| skel.progs.tt_inet_csk_accept.set_autoload(true)),
-            snapshot: can_try && loads(|skel| skel.progs.tt_seed_connections.set_autoload(true)),
+            syscall_tracepoints: tracepoint("syscalls/sys_exit_accept4").is_some(),
+            io_uring_tracepoint: tracepoint("io_uring/io_uring_complete").is_some(),
+            state_machine: match has_cookies {
+                true => Trial::Works,
+                false => attempt(false, state_machine),
+            },
+            cookies,
+            fexit_accept: attempt(has_cookies, |progs| vec![&mut progs.tt_inet_csk_accept]),
+            snapshot: attempt(has_cookies, |progs| vec![&mut progs.tt_seed_connections]),
         }
     }
 }
 
-fn has_tracepoint(name: &str) -> bool {
+/// The folder of a tracepoint in tracefs, if that is mounted and the kernel has it.
+fn tracepoint(name: &str) -> Option<PathBuf> {
     ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
         .iter()
-        .any(|root| {
-            Path::new(root)
-                .join("events")
-                .join(name)
-                .join("id")
-                .exists()
-        })
+        .map(|root| Path::new(root).join("events").join(name))
+        .find(|folder| folder.join("id").exists())
 }
 
 /// Turns every program off, so that the caller names those it wants.
@@ -169,20 +230,38 @@ pub(super) fn unload_all(skel: &mut OpenTcptracerSkel<'_>) {
     }
 }
 
-/// Whether the programs that `choose` turns on load.
-fn loads(choose: impl FnOnce(&mut OpenTcptracerSkel<'_>)) -> bool {
+/// Names the programs of a trial.
+type Choose = for<'p, 'o> fn(&'p mut OpenTcptracerProgs<'o>) -> Vec<&'p mut OpenProgramMut<'o>>;
+
+/// Loads the programs that `choose` names, and attaches those that only then turn out not to work.
+fn trial(cookies: bool, choose: Choose) -> Trial {
+    match try_load(cookies, choose) {
+        Ok(()) => Trial::Works,
+        Err(e) => Trial::Refused(e.to_string()),
+    }
+}
+
+fn try_load(cookies: bool, choose: Choose) -> libbpf_rs::Result<()> {
     let mut object = MaybeUninit::uninit();
-    let Ok(mut skel) = TcptracerSkelBuilder::default().open(&mut object) else {
-        return false;
-    };
+    let mut skel = TcptracerSkelBuilder::default().open(&mut object)?;
     unload_all(&mut skel);
-    let _ = skel.maps.cgroupmap.set_autocreate(false);
-    let _ = skel.maps.mntnsmap.set_autocreate(false);
+    skel.maps.cgroupmap.set_autocreate(false)?;
+    skel.maps.mntnsmap.set_autocreate(false)?;
     // The trial needs the maps, not their room.
-    let _ = skel.maps.conns.set_max_entries(1);
-    let _ = skel.maps.events.set_max_entries(4096);
-    choose(&mut skel);
-    skel.load().is_ok()
+    skel.maps.conns.set_max_entries(1)?;
+    skel.maps.events.set_max_entries(4096)?;
+    if let Some(rodata) = skel.maps.rodata_data.as_deref_mut() {
+        rodata.tt_config.cookies = cookies.into();
+    }
+    for prog in choose(&mut skel.progs) {
+        prog.set_autoload(true);
+    }
+    let skel = skel.load()?;
+    // Processors without trampolines show it no sooner.
+    if skel.progs.tt_inet_csk_accept.autoload() {
+        drop(skel.progs.tt_inet_csk_accept.attach()?);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -195,16 +274,20 @@ mod tests {
         btf: true,
         syscall_tracepoints: true,
         io_uring_tracepoint: true,
-        state_machine: true,
-        fexit_accept: true,
-        snapshot: true,
+        state_machine: Trial::Works,
+        cookies: Trial::Works,
+        fexit_accept: Trial::Works,
+        snapshot: Trial::Works,
     };
+
+    const NO: Trial = Trial::NotTried;
 
     const FULL: Plan = Plan {
         fexit_accept: true,
         syscalls: true,
         io_uring_accept: false,
         snapshot: true,
+        cookies: true,
     };
 
     #[track_caller]
@@ -230,11 +313,11 @@ mod tests {
         );
         assert_eq!(plan(|f| f.btf = false), Err(Impossible::NoBtf));
         assert_eq!(
-            plan(|f| f.state_machine = false),
+            plan(|f| f.state_machine = NO),
             Err(Impossible::NoStateMachine)
         );
         assert_eq!(
-            plan(|f| (f.fexit_accept, f.syscall_tracepoints) = (false, false)),
+            plan(|f| (f.fexit_accept, f.syscall_tracepoints) = (NO, false)),
             Err(Impossible::NoAcceptHook)
         );
     }
@@ -242,7 +325,7 @@ mod tests {
     #[test]
     fn without_fexit_the_system_calls_and_io_uring_are_hooked() {
         assert_eq!(
-            plan(|f| f.fexit_accept = false),
+            plan(|f| f.fexit_accept = NO),
             Ok(Plan {
                 fexit_accept: false,
                 io_uring_accept: true,
@@ -261,18 +344,24 @@ mod tests {
                 ..FULL
             })
         );
-        assert_eq!(plan.map(|p| p.shortcomings().len()), Ok(1));
+        assert_eq!(
+            plan.map(|p| p.shortcomings()),
+            Ok(vec![Shortcoming::BlockedAccepts])
+        );
     }
 
     #[test]
     fn without_any_io_uring_hook_it_is_told() {
-        let plan = plan(|f| (f.fexit_accept, f.io_uring_tracepoint) = (false, false));
-        assert_eq!(plan.map(|p| p.shortcomings().len()), Ok(1));
+        let plan = plan(|f| (f.fexit_accept, f.io_uring_tracepoint) = (NO, false));
+        assert_eq!(
+            plan.map(|p| p.shortcomings()),
+            Ok(vec![Shortcoming::IoUringAccepts])
+        );
     }
 
     #[test]
     fn without_the_iterator_there_is_no_snapshot() {
-        let plan = plan(|f| f.snapshot = false);
+        let plan = plan(|f| f.snapshot = NO);
         assert_eq!(
             plan,
             Ok(Plan {
@@ -280,6 +369,9 @@ mod tests {
                 ..FULL
             })
         );
-        assert_eq!(plan.map(|p| p.shortcomings().len()), Ok(1));
+        assert_eq!(
+            plan.map(|p| p.shortcomings()),
+            Ok(vec![Shortcoming::OlderConnections])
+        );
     }
 }

@@ -4,9 +4,10 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::bpf::{Config, Family, Filter};
+use crate::check;
 
 /// How events are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -23,6 +24,8 @@ pub enum Format {
     name = "tcptracer",
     version,
     about = "Trace TCP connections that are established, as they open and close",
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
     after_help = "\
 Examples:
   tcptracer              trace all connections
@@ -33,9 +36,14 @@ Examples:
   tcptracer -x           with why, how long, how much
   tcptracer -o json      everything, for programs
   tcptracer --cgroupmap /sys/fs/bpf/test01    only cgroups in this BPF map
-  tcptracer --mntnsmap /sys/fs/bpf/mnt_set    only mount namespaces in this BPF map"
+  tcptracer --mntnsmap /sys/fs/bpf/mnt_set    only mount namespaces in this BPF map
+  tcptracer check        what this host offers, and what is lost without it"
 )]
 pub struct Args {
+    /// Something else than tracing.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Write the type in full and the network namespace
     #[arg(short, long)]
     pub verbose: bool,
@@ -116,6 +124,13 @@ pub struct Args {
         default_value_t = Config::default().max_connections
     )]
     pub max_connections: u32,
+}
+
+/// What the tool does beside tracing.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Say what this host offers: exit code 0 if tracing is complete, 3 if degraded, 1 if impossible
+    Check(check::Args),
 }
 
 /// The kernel takes nothing else for a ring.

@@ -13,6 +13,6 @@ mod run;
 mod table;
 mod text;
 
-pub use args::{Args, Format};
+pub use args::{Args, Command, Format};
 pub use output::say;
 pub use run::run;

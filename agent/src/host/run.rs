@@ -22,7 +22,7 @@ pub fn run(args: &Args) -> Result<()> {
     let signalled = signals().context("cannot handle signals")?;
     let (tracer, messages) = Tracer::start(args.config())?;
     for shortcoming in tracer.plan().shortcomings() {
-        say(shortcoming);
+        say(&shortcoming.to_string());
     }
 
     let limit = args.time_limit();

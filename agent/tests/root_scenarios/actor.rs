@@ -30,7 +30,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 
 use crate::ring::Ring;
-use crate::world::{NetNs, PATIENCE, wait_for};
+use crate::world::{Absent, NetNs, PATIENCE, wait_for};
 
 /// A socket filter that accepts no byte: `ret #0`.
 const DROP_ALL: SockFilter = SockFilter::new(0x06, 0, 0, 0);
@@ -495,6 +495,15 @@ impl Drop for State {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+/// Fails if there are no MPTCP sockets here.
+pub fn needs_mptcp() -> Result<()> {
+    match new_socket("127.0.0.1:0".parse()?, &["mptcp"]) {
+        Err(e) if e.raw_os_error() == Some(nix::libc::EPROTONOSUPPORT) => bail!(Absent("MPTCP")),
+        Err(e) => Err(e.into()),
+        Ok(_) => Ok(()),
     }
 }
 

@@ -1,8 +1,9 @@
 //! Accepting through io_uring.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::thread;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use io_uring::{IoUring, opcode, squeue, types};
 
 /// A ring that only accepts.
@@ -35,6 +36,22 @@ impl Ring {
         (0..count).map(|_| self.next()).collect()
     }
 
+    /// Whether the kernel knows [`Self::accept_many`] (5.19): then it looks at the descriptor. On a
+    /// thread of its own, since the end of a ring interrupts system calls.
+    pub fn knows_multishot() -> Result<bool> {
+        let probe = || {
+            let mut ring = Self::new(false)?;
+            ring.push(&opcode::AcceptMulti::new(types::Fd(-1)).build())?;
+            ring.result()
+        };
+        let result = thread::spawn(probe).join();
+        match -result.map_err(|_| anyhow!("the thread panicked"))?? {
+            nix::libc::EBADF => Ok(true),
+            nix::libc::EINVAL => Ok(false),
+            other => bail!("accept: error {other}"),
+        }
+    }
+
     #[allow(unsafe_code)]
     fn push(&mut self, entry: &squeue::Entry) -> Result<()> {
         // SAFETY: the entries made above point to no memory, and the listener is open.
@@ -43,15 +60,21 @@ impl Ring {
         Ok(())
     }
 
-    #[allow(unsafe_code)]
-    fn next(&mut self) -> Result<OwnedFd> {
+    /// Of the next request that is done.
+    fn result(&mut self) -> Result<i32> {
         loop {
             if let Some(done) = self.0.completion().next() {
-                ensure!(done.result() >= 0, "accept: error {}", -done.result());
-                // SAFETY: accept returned it, and nobody else knows it.
-                return Ok(unsafe { OwnedFd::from_raw_fd(done.result()) });
+                return Ok(done.result());
             }
             self.0.submit_and_wait(1)?;
         }
+    }
+
+    #[allow(unsafe_code)]
+    fn next(&mut self) -> Result<OwnedFd> {
+        let fd = self.result()?;
+        ensure!(fd >= 0, "accept: error {}", -fd);
+        // SAFETY: accept returned it, and nobody else knows it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 }

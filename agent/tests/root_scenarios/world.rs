@@ -15,6 +15,11 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use nix::sched::{CloneFlags, unshare};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+/// The kernel refuses to do what the scenario is about.
+#[derive(Debug, thiserror::Error)]
+#[error("this kernel has no {0}")]
+pub struct Absent(pub &'static str);
+
 /// How long anything may take that has to happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 

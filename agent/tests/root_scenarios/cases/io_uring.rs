@@ -1,13 +1,14 @@
 //! Accepts that no system call shows.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use tcptracer::event::Reason::{Local, Remote};
 use tcptracer::event::Source;
 
 use super::Case;
 use crate::actor::server_and_client;
+use crate::ring::Ring;
 use crate::trace::{Trace, Want};
-use crate::world::NetNs;
+use crate::world::{Absent, NetNs};
 
 pub const CASES: &[Case] = &[
     ("io_uring_accept", || accepts("plain", false, false)),
@@ -27,6 +28,9 @@ const ROUNDS: usize = 12;
 /// Until the hook is attached, who listens is said to have accepted; then it is who really did. It
 /// is the same process here, so only the source may change, and only once.
 fn accepts(kind: &str, multishot: bool, old_listener: bool) -> Result<()> {
+    if multishot && !Ring::knows_multishot()? {
+        bail!(Absent("multishot accept"));
+    }
     let netns = NetNs::new()?;
     let (mut server, mut client) = server_and_client(&netns)?;
     let before = old_listener

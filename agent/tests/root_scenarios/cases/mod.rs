@@ -7,6 +7,7 @@ mod identity;
 mod io_uring;
 mod lifecycle;
 mod load;
+mod lossy;
 mod odd;
 mod snapshot;
 
@@ -14,6 +15,9 @@ use anyhow::Result;
 
 /// A scenario: its name and what it does.
 pub type Case = (&'static str, fn() -> Result<()>);
+
+/// Those that need what not every kernel has.
+pub const OPTIONAL: &[Case] = lossy::CASES;
 
 pub fn all() -> Vec<Case> {
     [

@@ -8,7 +8,7 @@ use tcptracer::event::Kind;
 use tcptracer::event::Reason::{Local, Remote, ResetLocal, ResetRemote, Unknown};
 
 use super::Case;
-use crate::actor::{Actor, server_and_client};
+use crate::actor::{Actor, needs_mptcp, server_and_client};
 use crate::trace::{Trace, Want, of, same};
 use crate::world::NetNs;
 
@@ -180,6 +180,7 @@ fn fast_open_early() -> Result<()> {
 
 /// The TCP connection below is traced; the client's or the listener's MPTCP changes nothing.
 fn mptcp(client_option: &str, listener_option: &str) -> Result<()> {
+    needs_mptcp()?;
     let netns = NetNs::new()?;
     let (mut server, mut client) = server_and_client(&netns)?;
     let trace = Trace::of(&netns)?;
@@ -209,6 +210,7 @@ fn said_but_for_who_closed(trace: Trace, opens: [Want; 2], ends: [Want; 2]) -> R
 }
 
 fn mptcp_open_before_the_start() -> Result<()> {
+    needs_mptcp()?;
     let netns = NetNs::new()?;
     let (mut server, mut client) = server_and_client(&netns)?;
     let at = server.address("listen l 127.0.0.1:0 mptcp")?;
@@ -224,9 +226,8 @@ fn mptcp_open_before_the_start() -> Result<()> {
     client.ask("close c")?;
     server.ask("eof a")?;
     server.ask("close a")?;
-    // Its counters cannot be read through MPTCP; those at the end can.
-    let connect = Want::connect(&client, from, at).existing();
-    let accept = Want::accept(&server, at, from).existing();
+    let connect = Want::connect(&client, from, at).existing().bytes(0, 0);
+    let accept = Want::accept(&server, at, from).existing().bytes(0, 0);
     let ends = [
         connect.close(Local).bytes(8, 0),
         accept.close(Remote).bytes(0, 8),

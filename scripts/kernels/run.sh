@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# run.sh [SCENARIO...]: boots stock Debian kernels under emulation, runs the root scenarios of the host
+# tracer on each, and prints which passed where. Arguments choose scenarios, as those of the test binary do.
+#
+# SERIES="5.10 6.1 ..." chooses the kernels. What the guests wrote stays in target/kernels.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+read -ra series <<<"${SERIES:-5.10 6.1 6.12 6.18 7}"
+# At a time. Each has two CPUs, as has the machine on which this must end in time.
+guests=${GUESTS:-2}
+seconds=${SECONDS_PER_GUEST:-1200}
+static=target/static/$(rustc -vV | sed -n 's/^host: //p')
+here=scripts/kernels
+out=target/kernels
+
+# The root of the guests: busybox, iproute2 with its libraries, and what is to be tested.
+make_root() {
+	local file root=$out/root
+	mkdir -p "$root"/{bin,dev,proc,sbin,sys,tmp}
+	cp "$here/init" "$root/init"
+	cp "$(command -v busybox)" "$static"/{tcptracer,root_scenarios} "$root/bin/"
+	for file in $(ldd /sbin/ip /sbin/tc | grep -o '/[^ :]*' | sort -u); do
+		install -D "$(readlink -f "$file")" "$root$file"
+	done
+	pack "$root" >"$out/root.cpio.gz"
+}
+
+# Archives can be put one behind the other.
+pack() {
+	(cd "$1" && find . -mindepth 1 | cpio --quiet -o -H newc | gzip -1)
+}
+
+# boot SERIES VERSION DIR: one guest, from power on to power off.
+boot() {
+	local name=$1 modules=$out/$1.root
+	mkdir -p "$modules/modules"
+	cp "$3"/modules/* "$modules/modules/"
+	cat "$out/root.cpio.gz" <(pack "$modules") >"$out/$name.initrd"
+	timeout "$seconds" qemu-system-x86_64 -accel tcg,thread=multi -m 1536 -smp 2 \
+		-kernel "$3/vmlinuz" -initrd "$out/$name.initrd" \
+		-append "console=ttyS0 loglevel=1 panic=-1 SCENARIOS=${scenarios// /,}" \
+		-display none -serial "file:$out/$name.console" -monitor none -no-reboot -nic none -nodefaults \
+		>"$out/$name.qemu" 2>&1 || echo "kernel $1: the guest did not end by itself" >&2
+	rm "$out/$name.initrd"
+}
+
+scenarios=$*
+rm -rf "$out"
+mkdir -p "$out"
+make_root
+"$here/fetch.sh" amd64 "${series[@]}" >"$out/kernels"
+while read -r name version dir; do
+	while [ "$(jobs -pr | wc -l)" -ge "$guests" ]; do wait -n; done
+	echo "booting $version" >&2
+	boot "$name" "$version" "$dir" &
+done <"$out/kernels"
+wait
