@@ -84,45 +84,16 @@ static __always_inline void probe_conn(struct tt_conn *conn, struct sock *sk)
 		conn->cookie = make_up_id(bpf_ktime_get_ns());
 }
 
-/*
- * An accepted socket without state: established before tracing or while our program
- * was being skipped, or a TFO child whose handshake is not over.
- */
-static __noinline void adopt_accepted(struct sock *sk)
+/* The entry of this socket's address, whosever it is. */
+static __always_inline struct tt_conn *conn_of(struct sock *sk)
 {
-	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
-	struct tt_conn conn = {};
+	__u64 key = (__u64)sk;
 
-	if (state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN)
-		return;
-	probe_conn(&conn, sk);
-	if (!follows(conn.family, conn.netns))
-		return;
-	conn.t_accepted = bpf_ktime_get_ns();
-	conn.role = TT_ROLE_SERVER;
-	conn.source = TT_SOURCE_ACCEPT;
-	read_process(current_task(), &conn.owner);
-	conn.opened = state != BPF_TCP_SYN_RECV;
-	if (insert_conn((__u64)sk, &conn)) {
-		count(TT_MAP_FULL);
-		return;
-	}
-	if (conn.opened)
-		emit_opened(&conn, TT_ACCEPT, conn.t_accepted);
+	return bpf_map_lookup_elem(&conns, &key);
 }
 
-/* adopt: whether the caller is sure that the socket has just been accepted. */
-static __always_inline void on_accepted(struct tt_conn *conn, struct sock *sk, bool adopt)
+static __always_inline void set_accepted(struct tt_conn *conn)
 {
-	__u64 cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
-
-	if (!belongs(conn, cookie, BPF_CORE_READ(sk, __sk_common.skc_dport))) {
-		if (adopt) {
-			retire(conn, (__u64)sk);
-			adopt_accepted(sk);
-		}
-		return;
-	}
 	/* Another hook may have seen this accept, and a TFO child wait for its handshake. */
 	if (conn->opened || conn->t_accepted || conn->role != TT_ROLE_SERVER)
 		return;
@@ -134,11 +105,53 @@ static __always_inline void on_accepted(struct tt_conn *conn, struct sock *sk, b
 	conn->opened = 1;
 }
 
-static __always_inline struct tt_conn *conn_of(struct sock *sk)
+/*
+ * An accepted socket without state: established before tracing or while our program
+ * was being skipped, or a child whose handshake is not over (TFO, or the accept was
+ * faster than the softirq that completes it).
+ */
+static __noinline void adopt_accepted(struct sock *sk)
 {
-	__u64 key = (__u64)sk;
+	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	struct tt_conn conn = {}, *other;
 
-	return bpf_map_lookup_elem(&conns, &key);
+	if (state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN)
+		return;
+	probe_conn(&conn, sk);
+	if (!follows(conn.family, conn.netns))
+		return;
+	conn.t_accepted = bpf_ktime_get_ns();
+	conn.role = TT_ROLE_SERVER;
+	conn.source = TT_SOURCE_ACCEPT;
+	read_process(current_task(), &conn.owner);
+	conn.opened = state != BPF_TCP_SYN_RECV;
+	switch (insert_conn((__u64)sk, &conn)) {
+	case 0:
+		if (conn.opened)
+			emit_opened(&conn, TT_ACCEPT, conn.t_accepted);
+		break;
+	case -EEXIST:
+		/* The handshake has completed meanwhile. */
+		other = conn_of(sk);
+		if (other)
+			set_accepted(other);
+		break;
+	default:
+		count(TT_MAP_FULL);
+	}
+}
+
+/* adopt: whether the caller is sure that the socket has just been accepted. */
+static __always_inline void on_accepted(struct tt_conn *conn, struct sock *sk, bool adopt)
+{
+	__u64 cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+
+	if (belongs(conn, cookie, BPF_CORE_READ(sk, __sk_common.skc_dport))) {
+		set_accepted(conn);
+	} else if (adopt) {
+		retire(conn, (__u64)sk);
+		adopt_accepted(sk);
+	}
 }
 
 /* For callers who have the socket. */

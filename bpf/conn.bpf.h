@@ -123,7 +123,7 @@ static __always_inline void heal_accept(struct tt_conn *conn, bool current_close
 }
 
 /* The entry of a new attempt, whatever was there before. False if there is no room. */
-static __always_inline bool replace(struct sock *sk, struct tt_conn *conn)
+static __always_inline bool replace(struct sock *sk, struct tt_conn *conn, bool again)
 {
 	__u64 key = (__u64)sk;
 
@@ -136,15 +136,18 @@ static __always_inline bool replace(struct sock *sk, struct tt_conn *conn)
 		/* Without cookies: this is the same socket, since no other was destroyed. */
 		if (!tt_config.cookies)
 			conn->cookie = old->cookie;
-		if (old->cookie == conn->cookie)
+		if (old->cookie == conn->cookie) {
+			if (again && !old->closed)
+				return true;
 			conn->life = old->life + 1;
+		}
 		retire(old, key);
 	}
 	return !bpf_map_update_elem(&conns, &key, conn, BPF_ANY);
 }
 
 /* CLOSE -> SYN_SENT, in the connecting process. The source port is not chosen yet. */
-static __always_inline void on_syn_sent(struct sock *sk)
+static __always_inline void on_syn_sent(struct sock *sk, bool again)
 {
 	struct tt_conn conn = {};
 
@@ -158,7 +161,7 @@ static __always_inline void on_syn_sent(struct sock *sk)
 	conn.role = TT_ROLE_CLIENT;
 	conn.source = TT_SOURCE_CONNECT;
 	read_process(current_task(), &conn.owner);
-	if (!replace(sk, &conn))
+	if (!replace(sk, &conn, again))
 		count(TT_MAP_FULL);
 }
 
@@ -213,7 +216,7 @@ static __always_inline void on_established(struct sock *sk, int from)
 			add_active(sk);
 		return;
 	}
-	if (conn->opened)
+	if (conn->opened || conn->t_established)
 		return;
 	/* A client, or a TFO child that was accepted before the handshake was over. */
 	if (tt_config.cookies)
@@ -298,7 +301,7 @@ static __always_inline void on_failed(struct tt_conn *conn, struct sock *sk)
 }
 
 /* -> CLOSE. sk_err is already set; the counters are final, the tuple may go next. */
-static __always_inline void on_closed(struct sock *sk, int from)
+static __always_inline void on_closed(struct sock *sk, int from, bool again)
 {
 	struct tt_conn *conn = find(sk);
 	__u64 key = (__u64)sk;
@@ -307,7 +310,7 @@ static __always_inline void on_closed(struct sock *sk, int from)
 
 	if (!conn) {
 		/* A child that nobody accepted is neither held nor let go by a process. */
-		if (from != BPF_TCP_SYN_SENT && from != BPF_TCP_SYN_RECV &&
+		if (!again && from != BPF_TCP_SYN_SENT && from != BPF_TCP_SYN_RECV &&
 		    (is_grafted(sk) || has_flag(sk, SOCK_DEAD_BIT)) &&
 		    follows(sk->__sk_common.skc_family, netns_of(sk)))
 			count(TT_UNTRACKED);

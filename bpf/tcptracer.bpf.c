@@ -22,31 +22,14 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/*
- * From 7.0 on a task can be preempted inside a tracepoint, and the kernel skips our
- * program for every other task on the CPU until it goes on. So it is not to be. (The
- * functions came in 6.10; up to 6.19 they change nothing.)
- */
-extern void bpf_preempt_disable(void) __weak __ksym;
-extern void bpf_preempt_enable(void) __weak __ksym;
-
-static __always_inline void stay(void)
+/* again: from the second of two programs, which may see what the first has handled. */
+static __always_inline int on_transition(struct sock *sk, int from, int to, bool again)
 {
-	if (bpf_preempt_disable)
-		bpf_preempt_disable();
-}
-
-static __always_inline void stayed(void)
-{
-	if (bpf_preempt_enable)
-		bpf_preempt_enable();
-}
-
-static __always_inline void on_transition(struct sock *sk, int from, int to)
-{
+	if (sk->sk_protocol != IPPROTO_TCP)
+		return 0;
 	switch (to) {
 	case BPF_TCP_SYN_SENT:
-		on_syn_sent(sk);
+		on_syn_sent(sk, again);
 		break;
 	case BPF_TCP_ESTABLISHED:
 		on_established(sk, from);
@@ -59,34 +42,47 @@ static __always_inline void on_transition(struct sock *sk, int from, int to)
 		on_remote_fin(sk);
 		break;
 	case BPF_TCP_CLOSE:
-		if (from == BPF_TCP_LISTEN)
+		if (from == BPF_TCP_LISTEN && !again)
 			remove_listener(sk);
-		else if (from != BPF_TCP_CLOSE)
-			on_closed(sk, from);
+		else if (from != BPF_TCP_LISTEN && from != BPF_TCP_CLOSE)
+			on_closed(sk, from, again);
 		break;
 	case BPF_TCP_LISTEN:
-		add_listener(current_task(), sk);
+		if (!again)
+			add_listener(current_task(), sk);
 		break;
 	}
+	return 0;
 }
 
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(tt_set_state, struct sock *sk, int from, int to)
 {
-	if (sk->sk_protocol != IPPROTO_TCP)
-		return 0;
-	stay();
-	on_transition(sk, from, to);
-	stayed();
-	return 0;
+	return on_transition(sk, from, to, false);
 }
 
 SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(tt_destroy_sock, struct sock *sk)
 {
-	stay();
 	on_destroyed(sk);
-	stayed();
+	return 0;
+}
+
+/*
+ * From 7.0 on a task can be preempted inside a tracepoint. Until it runs again, for
+ * milliseconds, the kernel skips the program it was in for everybody else on that CPU.
+ * So there is a second one, which finds nothing to do when the first has run.
+ */
+SEC("?tp_btf/inet_sock_set_state")
+int BPF_PROG(tt_set_state_again, struct sock *sk, int from, int to)
+{
+	return on_transition(sk, from, to, true);
+}
+
+SEC("?tp_btf/tcp_destroy_sock")
+int BPF_PROG(tt_destroy_sock_again, struct sock *sk)
+{
+	on_destroyed(sk);
 	return 0;
 }
 

@@ -86,6 +86,8 @@ fn choose_programs(skel: &mut OpenTcptracerSkel<'_>, plan: &Plan, failed: bool) 
     let progs = &mut skel.progs;
     progs.tt_set_state.set_autoload(true);
     progs.tt_destroy_sock.set_autoload(true);
+    progs.tt_set_state_again.set_autoload(plan.twice);
+    progs.tt_destroy_sock_again.set_autoload(plan.twice);
     progs.tt_inet_csk_accept.set_autoload(plan.fexit_accept);
     progs.tt_exit_accept.set_autoload(plan.syscalls);
     progs.tt_exit_accept4.set_autoload(plan.syscalls);
@@ -141,6 +143,10 @@ pub fn attach(skel: &TcptracerSkel<'_>, plan: &Plan, failed: bool) -> Result<Vec
     }
     chosen.push(("tcp_destroy_sock", &progs.tt_destroy_sock));
     chosen.push(("inet_sock_set_state", &progs.tt_set_state));
+    if plan.twice {
+        chosen.push(("tcp_destroy_sock", &progs.tt_destroy_sock_again));
+        chosen.push(("inet_sock_set_state", &progs.tt_set_state_again));
+    }
     chosen
         .into_iter()
         .map(|(hook, prog)| {

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability};
 use libbpf_rs::OpenProgramMut;
+use libbpf_rs::btf::Btf;
+use libbpf_rs::btf::types::{Struct, Var};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use thiserror::Error;
 
@@ -65,6 +67,8 @@ pub struct Facts {
     pub fexit_accept: Trial,
     /// `iter/task_file`.
     pub snapshot: Trial,
+    /// Tasks can be preempted inside tracepoints (7.0).
+    pub preemptible_tracepoints: bool,
 }
 
 /// Which programs to load and attach.
@@ -81,6 +85,9 @@ pub struct Plan {
     pub snapshot: bool,
     /// Connections are known by the cookies of their sockets; else by ids made up.
     pub cookies: bool,
+    /// Attach the state machine twice: while a task is preempted in one of the programs, the kernel
+    /// skips that for all others on the CPU.
+    pub twice: bool,
 }
 
 /// Tracing cannot work here.
@@ -138,6 +145,7 @@ impl Plan {
             io_uring_accept: facts.io_uring_tracepoint && !fexit_accept,
             snapshot: facts.snapshot.works(),
             cookies: facts.cookies.works(),
+            twice: facts.preemptible_tracepoints,
         })
     }
 
@@ -211,6 +219,7 @@ impl Facts {
             cookies,
             fexit_accept: attempt(has_cookies, |progs| vec![&mut progs.tt_inet_csk_accept]),
             snapshot: attempt(has_cookies, |progs| vec![&mut progs.tt_seed_connections]),
+            preemptible_tracepoints: btf && has_preemptible_tracepoints(),
         }
     }
 }
@@ -221,6 +230,24 @@ fn tracepoint(name: &str) -> Option<PathBuf> {
         .iter()
         .map(|root| Path::new(root).join("events").join(name))
         .find(|folder| folder.join("id").exists())
+}
+
+/// Tracepoints are protected by a fast kind of SRCU where they used to disable preemption. Up to 6.12
+/// there was one of that name for idle CPUs; SRCU had no kinds then.
+fn has_preemptible_tracepoints() -> bool {
+    let Ok(btf) = Btf::from_vmlinux() else {
+        return false;
+    };
+    let kinds = btf
+        .type_by_name::<Struct<'_>>("srcu_data")
+        .is_some_and(|data| {
+            data.iter()
+                .any(|m| m.name == Some("srcu_reader_flavor".as_ref()))
+        });
+    kinds
+        && btf
+            .type_by_name::<Var<'_>>("tracepoint_srcu_srcu_data")
+            .is_some()
 }
 
 /// Turns every program off, so that the caller names those it wants.
@@ -278,6 +305,7 @@ mod tests {
         cookies: Trial::Works,
         fexit_accept: Trial::Works,
         snapshot: Trial::Works,
+        preemptible_tracepoints: false,
     };
 
     const NO: Trial = Trial::NotTried;
@@ -288,6 +316,7 @@ mod tests {
         io_uring_accept: false,
         snapshot: true,
         cookies: true,
+        twice: false,
     };
 
     #[track_caller]
@@ -357,6 +386,30 @@ mod tests {
             plan.map(|p| p.shortcomings()),
             Ok(vec![Shortcoming::IoUringAccepts])
         );
+    }
+
+    #[test]
+    fn where_tracepoints_are_preempted_the_state_machine_is_attached_twice() {
+        assert_eq!(
+            plan(|f| f.preemptible_tracepoints = true),
+            Ok(Plan {
+                twice: true,
+                ..FULL
+            })
+        );
+    }
+
+    #[test]
+    fn without_cookies_nothing_is_lost() {
+        let plan = plan(|f| f.cookies = NO);
+        assert_eq!(
+            plan,
+            Ok(Plan {
+                cookies: false,
+                ..FULL
+            })
+        );
+        assert_eq!(plan.map(|p| p.shortcomings()), Ok(vec![]));
     }
 
     #[test]

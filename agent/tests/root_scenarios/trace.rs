@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use tcptracer::bpf::{Config, Filter, Message, Tracer};
+use tcptracer::bpf::{Config, Filter, Message, Plan, Tracer};
 use tcptracer::event::{Event, Kind, Losses, Reason, Role, Source};
 
 use crate::actor::Actor;
@@ -42,6 +42,11 @@ impl Trace {
             messages,
             events: Vec::new(),
         })
+    }
+
+    /// What the tracer found it can do.
+    pub fn plan(&self) -> Plan {
+        *self.tracer.plan()
     }
 
     /// Waits until there is an event that `matches`.

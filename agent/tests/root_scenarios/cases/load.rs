@@ -78,6 +78,7 @@ fn storm(steered: bool) -> Result<()> {
         actors.push((server, client, at));
     }
     let trace = Trace::of(&netns)?;
+    let twice = trace.plan().twice;
     for (server, client, at) in &mut actors {
         server.begin(&format!("serve {EACH} l"))?;
         client.begin(&format!("clients {EACH} {at}"))?;
@@ -112,7 +113,8 @@ fn storm(steered: bool) -> Result<()> {
         "{:?}",
         said.losses
     );
-    ensure!(connects == made, "{connects} connects");
+    // Only where tasks are preempted in tracepoints can all of a connection's runs be skipped.
+    ensure!(connects == made || twice, "{connects} connects");
     for (server, client, at) in &actors {
         for event in said.events.iter().filter(|e| e.remote == *at) {
             ensure!(event.owner.pid == client.pid, "{event:?}");

@@ -155,8 +155,12 @@ fn link_goes_dead() -> Result<()> {
 /// The first SYN is lost; what follows is an ordinary connection that took longer.
 fn syn_is_lost() -> Result<()> {
     let mut l = Link::new()?;
-    let trace = Trace::of(&l.near)?;
+    // Who is not known on the link yet is not even sent a SYN.
+    let closed = l.server.address("listen l 192.0.2.2:0")?;
+    l.server.ask("close l")?;
+    l.client.ask(&format!("refused 1 {closed}"))?;
     let at = l.server.address("listen l 192.0.2.2:0")?;
+    let trace = Trace::of(&l.near)?;
     netem(&l.near, "near", "100%")?;
     let from = l.client.address(&format!("connect c {at} nonblocking"))?;
     wait_for("the second SYN", || {

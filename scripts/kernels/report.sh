@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# report.sh: what the guests of run.sh wrote, as a table on stdout and as target/kernels/compatibility.md.
+# Fails unless every scenario passed on every kernel.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+out=target/kernels
+
+# One object a kernel: its series and version, what `tcptracer check` said, and how each scenario ended. The
+# guests wrote JSON, one object a line, with whatever the kernel had to say in between.
+while read -r name version _; do
+	jq -nR --arg series "$name" --arg version "${version%%[-+~]*}" '
+		[inputs | sub("\r$"; "") | fromjson? | objects] | {
+			series: $series,
+			version: $version,
+			check: (map(select(.hooks)) | first),
+			suite: (map(select(.type == "suite" and .event != "started")) | first),
+			tests: (map(select(.type == "test" and .event != "started")) |
+				map({key: (.name | ltrimstr("root::")), value: .}) | from_entries)
+		}' "$out/$name.console"
+done <"$out/kernels" | jq -s . >"$out/results.json"
+
+# rows FILTER: runs a jq program over the results that yields arrays, the rows.
+rows() {
+	jq -r "def mark: {ok: \"ok\", failed: \"FAILED\", ignored: \"-\"}[.event // \"\"] // \"?\"; $1" "$out/results.json"
+}
+
+hooks='
+	["", (.[] | .series)],
+	["version", (.[] | .version)],
+	["verdict", (.[] | .check.verdict // "?")],
+	(([.[].check.hooks // [] | .[].name] | reduce .[] as $n ([]; if index($n) then . else . + [$n] end))[] as $hook |
+		[$hook, (.[] | (.check.hooks // [])[] | select(.name == $hook) | .state | gsub("_"; " "))])'
+scenarios='
+	["", (.[] | .series)],
+	((map(.tests | keys_unsorted) | max_by(length))[] as $test | [$test, (.[] | .tests[$test] | mark)]),
+	["passed", (.[] | (.suite.passed // 0 | tostring))]'
+
+markdown() {
+	awk -F '\t' '{
+		printf "|"
+		for (i = 1; i <= NF; i++) printf " %s |", $i
+		print ""
+		if (NR == 1) { printf "|---|"; for (i = 2; i <= NF; i++) printf "---|"; print "" }
+	}'
+}
+
+while IFS= read -r line; do
+	case $line in
+	@HOOKS@) rows "($hooks) | @tsv" | markdown ;;
+	@SCENARIOS@) rows "($scenarios) | @tsv" | markdown ;;
+	*) printf '%s\n' "$line" ;;
+	esac
+done <docs/compatibility.md.in >"$out/compatibility.md"
+
+echo
+rows "($hooks) | @tsv" | column -t -s $'\t' -n
+echo
+rows "($scenarios) | @tsv" | column -t -s $'\t' -n
+echo
+jq -r '.[] | .version as $v | .tests | to_entries[] | select(.value.event == "failed") |
+	"\(.key) on \($v): \(.value.stdout)"' "$out/results.json"
+
+if ! jq -e 'length > 0 and all(.[]; .suite.event == "ok" and .suite.passed > 0)' "$out/results.json" >/dev/null; then
+	echo "kernels: not everything passed everywhere; the consoles are in $out/*.console" >&2
+	exit 1
+fi
