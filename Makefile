@@ -10,7 +10,7 @@ SUDO := sudo
 export CARGO_TARGET_$(HOST_VAR)_RUNNER := sudo -E
 endif
 
-.PHONY: help run build test test-kernels lint bench man static
+.PHONY: help run build test static test-kernels compatibility lint bench man
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -40,10 +40,14 @@ static: ## build the tool and its scenario tests as static binaries, to run anyw
 	@scripts/setup.sh static
 	scripts/static.sh $(HOST)
 
-test-kernels: ## run the scenarios on stock kernels under emulation (SERIES="6.1 7" SCENARIOS=...)
+test-kernels: ## run the scenarios on stock kernels under emulation (KERNELS="6.1 7" FILTER=storm)
 	@scripts/setup.sh kernels
-	scripts/static.sh $(HOST)
-	scripts/kernels/run.sh $(SCENARIOS)
+	scripts/static.sh x86_64-unknown-linux-gnu
+	scripts/static.sh aarch64-unknown-linux-gnu
+	scripts/kernels/run.sh $(FILTER)
+
+compatibility: ## write docs/compatibility.md from the last run of test-kernels
+	cp target/kernels/compatibility.md docs/compatibility.md
 
 bench: ## compare the cost with an empty program and with tcplife
 	@scripts/setup.sh bench

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what is missing for one of: build, test, lint, bench. Does nothing where all is there.
+# Installs what is missing for one of: build, test, lint, bench, static, kernels. Does nothing where all is
+# there.
 # Debian and its relatives; elsewhere it names what to install.
 set -euo pipefail
 
@@ -22,7 +23,7 @@ need_command pkg-config pkg-config
 need_command clang clang
 need_header libelf.h libelf-dev
 need_header zlib.h zlib1g-dev
-case "${1:?one of: build test lint bench}" in
+case "${1:?one of: build test lint bench static kernels}" in
 build) ;;
 test)
 	need_command ip iproute2
@@ -33,8 +34,22 @@ bench)
 	need_command ip iproute2
 	need_command tcplife libbpf-tools
 	;;
+static) need_command jq jq ;;
+kernels)
+	need_command column bsdextrautils
+	need_command cpio cpio
+	need_command ip iproute2
+	need_command jq jq
+	need_command qemu-system-x86_64 qemu-system-x86
+	need_command qemu-system-aarch64 qemu-system-arm
+	need_command aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
+	need_command xz xz-utils
+	need_header ../aarch64-linux-gnu/include/stdio.h libc6-dev-arm64-cross
+	# The guests have no libraries for it.
+	[ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || missing+=(busybox-static)
+	;;
 *)
-	echo "setup: $1 is none of: build test lint bench" >&2
+	echo "setup: $1 is none of: build test lint bench static kernels" >&2
 	exit 2
 	;;
 esac
@@ -62,7 +77,9 @@ need_component rustfmt rustfmt
 [ "$1" != lint ] || need_component cargo-clippy clippy
 
 # A container or a minimal system may come without these two.
-if [ "$1" != lint ]; then
+case $1 in
+build | test | bench)
 	mountpoint -q /sys/kernel/tracing || as_root mount -t tracefs tracefs /sys/kernel/tracing
 	mountpoint -q /sys/fs/bpf || as_root mount -t bpf bpf /sys/fs/bpf
-fi
+	;;
+esac

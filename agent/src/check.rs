@@ -343,3 +343,91 @@ impl Display for Report {
         writeln!(f, "\n{verdict}: {}", self.summary)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Facts = Facts {
+        cap_bpf: true,
+        cap_perfmon: true,
+        btf: true,
+        syscall_tracepoints: true,
+        io_uring_tracepoint: true,
+        state_machine: Trial::Works,
+        cookies: Trial::Works,
+        fexit_accept: Trial::Works,
+        snapshot: Trial::Works,
+        preemptible_tracepoints: false,
+    };
+
+    fn report(change: impl FnOnce(&mut Facts)) -> Report {
+        let host = Host {
+            kernel: "6.1.0".into(),
+            architecture: "x86_64".into(),
+            tracefs: Some("/sys/kernel/tracing".into()),
+            bpffs: None,
+            cgroup2: Some("/sys/fs/cgroup".into()),
+            cgroup1: false,
+        };
+        let mut facts = ALL;
+        change(&mut facts);
+        Report::new(host, &facts)
+    }
+
+    fn hook<'r>(report: &'r Report, name: &str) -> &'r Hook {
+        let found = report.hooks.iter().find(|h| h.name == name);
+        found.expect("a hook of that name")
+    }
+
+    #[test]
+    fn with_everything_nothing_is_replaced_or_lost() {
+        let report = report(|_| {});
+        assert_eq!(report.verdict, Verdict::Complete);
+        assert_eq!(report.verdict.exit_code(), ExitCode::SUCCESS);
+        for hook in &report.hooks {
+            assert!(matches!(hook.state, Use::Used | Use::NotNeeded), "{hook:?}");
+            assert!(hook.instead.is_none() && hook.lost.is_none(), "{hook:?}");
+        }
+    }
+
+    #[test]
+    fn a_refused_hook_that_another_replaces_loses_nothing() {
+        let report = report(|f| f.fexit_accept = Trial::Refused("no trampolines".into()));
+        assert_eq!(report.verdict, Verdict::Complete);
+        let fexit = hook(&report, "fexit/inet_csk_accept");
+        assert_eq!(fexit.state, Use::Refused);
+        assert_eq!(fexit.why.as_deref(), Some("no trampolines"));
+        assert!(fexit.instead.is_some() && fexit.lost.is_none());
+        let io_uring = hook(&report, "tp/io_uring/io_uring_complete");
+        assert_eq!(io_uring.state, Use::OnDemand);
+    }
+
+    #[test]
+    fn what_nothing_replaces_is_lost_and_degrades() {
+        let report = report(|f| f.snapshot = Trial::Refused("too old".into()));
+        assert_eq!(report.verdict, Verdict::Degraded);
+        assert_eq!(report.verdict.exit_code(), ExitCode::from(3));
+        let lost = hook(&report, "iter/task_file").lost.clone();
+        assert_eq!(lost, Some(Shortcoming::OlderConnections.to_string()));
+        assert_eq!(lost, Some(report.summary.clone()));
+        assert!(
+            report
+                .to_string()
+                .contains("\ndegraded: connections opened before")
+        );
+    }
+
+    #[test]
+    fn without_a_capability_it_is_impossible() {
+        let report = report(|f| {
+            f.cap_perfmon = false;
+            f.state_machine = Trial::NotTried;
+            f.cookies = Trial::NotTried;
+        });
+        assert_eq!(report.verdict, Verdict::Impossible);
+        assert_eq!(report.verdict.exit_code(), ExitCode::FAILURE);
+        assert!(report.summary.contains("missing CAP_PERFMON"));
+        assert!(report.hooks.iter().all(|h| h.instead.is_none()));
+    }
+}

@@ -68,7 +68,7 @@ pub enum Source {
     Listener,
     /// It held the socket when tracing started.
     Snapshot,
-    /// It closed the connection; no hook saw who accepted, and several processes listen.
+    /// It closed the connection; no hook saw who connected, or who accepted where several listen.
     Closer,
     /// There is no owner.
     Unknown,

@@ -7,7 +7,7 @@ out=target/kernels
 
 # One object a kernel: its series and version, what `tcptracer check` said, and how each scenario ended. The
 # guests wrote JSON, one object a line, with whatever the kernel had to say in between.
-while read -r name version _; do
+while read -r name version; do
 	jq -nR --arg series "$name" --arg version "${version%%[-+~]*}" '
 		[inputs | sub("\r$"; "") | fromjson? | objects] | {
 			series: $series,
@@ -21,7 +21,7 @@ done <"$out/kernels" | jq -s . >"$out/results.json"
 
 # rows FILTER: runs a jq program over the results that yields arrays, the rows.
 rows() {
-	jq -r "def mark: {ok: \"ok\", failed: \"FAILED\", ignored: \"-\"}[.event // \"\"] // \"?\"; $1" "$out/results.json"
+	jq -r "def mark: {ok: \"ok\", failed: \"FAILED\", ignored: \"-\"}[.event // \"\"] // \"\"; $1" "$out/results.json"
 }
 
 hooks='
@@ -60,6 +60,10 @@ echo
 jq -r '.[] | .version as $v | .tests | to_entries[] | select(.value.event == "failed") |
 	"\(.key) on \($v): \(.value.stdout)"' "$out/results.json"
 
+if [ -z "${KERNELS:-}${FILTER:-}" ] && ! diff -q <(grep -v '^| version' docs/compatibility.md) \
+	<(grep -v '^| version' "$out/compatibility.md") >/dev/null; then
+	echo "kernels: docs/compatibility.md says something else than this run: make compatibility" >&2
+fi
 if ! jq -e 'length > 0 and all(.[]; .suite.event == "ok" and .suite.passed > 0)' "$out/results.json" >/dev/null; then
 	echo "kernels: not everything passed everywhere; the consoles are in $out/*.console" >&2
 	exit 1

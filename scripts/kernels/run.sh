@@ -2,58 +2,78 @@
 # run.sh [FILTER]: boots stock Debian kernels under emulation, runs the root scenarios of the host tracer on
 # each (those whose names contain FILTER), and prints which passed where. Fails unless all did.
 #
-# SERIES="5.10 6.1 ..." chooses the kernels. What the guests wrote stays in target/kernels.
+# KERNELS="6.1 6.12-arm64 ..." chooses them. What the guests wrote stays in target/kernels.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+. scripts/debian.sh
 
 filter=${1:-}
-read -ra series <<<"${SERIES:-5.10 6.1 6.12 6.18 7}"
+read -ra kernels <<<"${KERNELS:-5.10 6.1 6.12 6.18 7 6.12-arm64}"
 # At a time. Each has two CPUs, as has the machine on which this must end in time.
 guests=${GUESTS:-2}
-seconds=${SECONDS_PER_GUEST:-1500}
-static=target/static/$(rustc -vV | sed -n 's/^host: //p')
+seconds=${SECONDS_PER_GUEST:-1800}
 here=scripts/kernels
 out=target/kernels
-
-# The root of the guests: busybox, iproute2 with its libraries, and what is to be tested.
-make_root() {
-	local file root=$out/root
-	mkdir -p "$root"/{bin,dev,proc,sbin,sys,tmp}
-	cp "$here/init" "$root/init"
-	cp "$(command -v busybox)" "$static"/{tcptracer,root_scenarios} "$root/bin/"
-	for file in /sbin/ip /sbin/tc $(ldd /sbin/ip /sbin/tc | grep -o '/[^ :]*' | sort -u); do
-		install -D "$(readlink -f "$file")" "$root$file"
-	done
-	pack "$root" >"$out/root.cpio.gz"
-}
 
 # Archives can be put one behind the other.
 pack() {
 	(cd "$1" && find . -mindepth 1 | cpio --quiet -o -H newc | gzip -1)
 }
 
-# boot SERIES DIR: one guest, from power on to power off.
+# make_root ARCH TARGET BUSYBOX: what the guests have in common: busybox and what is to be tested.
+make_root() {
+	local root=$out/$1.root
+	mkdir -p "$root"/{bin,dev,proc,sbin,sys,tmp}
+	cp "$here/init" "$root/init"
+	cp "$3" "$root/bin/busybox"
+	cp "target/static/$2"/{tcptracer,root_scenarios} "$root/bin/"
+}
+
+# Real iproute2 with its libraries; for another processor, busybox's has to do.
+add_iproute() {
+	local file
+	for file in /sbin/ip /sbin/tc $(ldd /sbin/ip /sbin/tc | grep -o '/[^ :]*' | sort -u); do
+		install -D "$(readlink -f "$file")" "$out/amd64.root$file"
+	done
+}
+
+# boot NAME ARCH DIR: one guest, from power on to power off.
 boot() {
-	local name=$1 modules=$out/$1.root
+	local name=$1 arch=$2 dir=$3 console modules=$out/$1.modules run=$filter
+	local -a qemu
+	case $arch in
+	amd64) qemu=(qemu-system-x86_64) console=ttyS0 ;;
+	# Emulating another processor is slow: the programs load, attach, and report a connection.
+	arm64) qemu=(qemu-system-aarch64 -M virt -cpu cortex-a72) console=ttyAMA0 run=${filter:-closes_first} ;;
+	esac
 	mkdir -p "$modules/modules"
-	cp "$2"/modules/* "$modules/modules/"
-	cat "$out/root.cpio.gz" <(pack "$modules") >"$out/$name.initrd"
-	timeout "$seconds" qemu-system-x86_64 -accel tcg,thread=multi -m 1536 -smp 2 \
-		-kernel "$2/vmlinuz" -initrd "$out/$name.initrd" \
-		-append "console=ttyS0 loglevel=1 panic=-1 FILTER=$filter" \
+	cp "$dir"/modules/* "$modules/modules/"
+	cat "$out/$arch.cpio.gz" <(pack "$modules") >"$out/$name.initrd"
+	timeout "$seconds" "${qemu[@]}" -accel tcg,thread=multi -m 1536 -smp 2 \
+		-kernel "$dir/vmlinuz" -initrd "$out/$name.initrd" \
+		-append "console=$console loglevel=1 panic=-1 FILTER=$run" \
 		-display none -serial "file:$out/$name.console" -monitor none -no-reboot -nic none -nodefaults \
-		>"$out/$name.qemu" 2>&1 || echo "kernel $1: the guest did not end by itself" >&2
+		>"$out/$name.qemu" 2>&1 || echo "kernel $name: the guest did not end by itself" >&2
 	rm "$out/$name.initrd"
 }
 
 rm -rf "$out"
 mkdir -p "$out"
-make_root
-"$here/fetch.sh" amd64 "${series[@]}" >"$out/kernels"
-while read -r name version dir; do
+for kernel in "${kernels[@]}"; do
+	arch=amd64
+	[[ $kernel != *-arm64 ]] || arch=arm64
+	if [ ! -e "$out/$arch.cpio.gz" ]; then
+		case $arch in
+		amd64) make_root amd64 x86_64-unknown-linux-gnu /bin/busybox && add_iproute ;;
+		arm64) make_root arm64 aarch64-unknown-linux-gnu "$cache/sysroot/arm64/bin/busybox" ;;
+		esac
+		pack "$out/$arch.root" >"$out/$arch.cpio.gz"
+	fi
+	read -r _ version dir < <("$here/fetch.sh" "$arch" "${kernel%-arm64}")
+	echo "$kernel $version" >>"$out/kernels"
 	while [ "$(jobs -pr | wc -l)" -ge "$guests" ]; do wait -n; done
-	echo "booting $version" >&2
-	boot "$name" "$dir" &
-done <"$out/kernels"
+	echo "booting $version on $arch" >&2
+	boot "$kernel" "$arch" "$dir" &
+done
 wait
 "$here/report.sh"

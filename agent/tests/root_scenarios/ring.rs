@@ -1,5 +1,6 @@
 //! Accepting through io_uring.
 
+use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::thread;
 
@@ -36,17 +37,17 @@ impl Ring {
         (0..count).map(|_| self.next()).collect()
     }
 
-    /// Whether the kernel knows [`Self::accept_many`] (5.19): then it looks at the descriptor. On a
-    /// thread of its own, since the end of a ring interrupts system calls.
+    /// Whether the kernel knows [`Self::accept_many`] (5.19): then it minds that the file is no socket.
+    /// On a thread of its own, since the end of a ring interrupts system calls.
     pub fn knows_multishot() -> Result<bool> {
         let probe = || {
-            let mut ring = Self::new(false)?;
-            ring.push(&opcode::AcceptMulti::new(types::Fd(-1)).build())?;
+            let (mut ring, file) = (Self::new(false)?, File::open("/dev/null")?);
+            ring.push(&opcode::AcceptMulti::new(types::Fd(file.as_raw_fd())).build())?;
             ring.result()
         };
         let result = thread::spawn(probe).join();
         match -result.map_err(|_| anyhow!("the thread panicked"))?? {
-            nix::libc::EBADF => Ok(true),
+            nix::libc::ENOTSOCK => Ok(true),
             nix::libc::EINVAL => Ok(false),
             other => bail!("accept: error {other}"),
         }

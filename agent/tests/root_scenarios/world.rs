@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use libbpf_rs::libbpf_sys::bpf_map_create_opts;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -85,6 +86,25 @@ impl NetNs {
     pub fn ip(&self, args: &[&str]) -> Result<()> {
         self.inside(|| ip(args))
     }
+}
+
+/// Runs `f` on a thread that has no tracefs, nor have the threads it starts.
+pub fn without_tracefs<T: Send>(f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let hide = || {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        let none = None::<&Path>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        for path in ["/sys/kernel/tracing", "/sys/kernel/debug"] {
+            mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::MS_RDONLY, none)?;
+        }
+        f()
+    };
+    thread::scope(|scope| {
+        scope
+            .spawn(hide)
+            .join()
+            .map_err(|_| anyhow::anyhow!("the thread panicked"))?
+    })
 }
 
 /// Two namespaces with a link between them: `near` has 192.0.2.1, `far` 192.0.2.2.

@@ -7,6 +7,7 @@ deadline. The processes that connect and accept are this binary again, as `actor
 [`support::Actor`]).
 */
 
+mod check;
 mod control_characters;
 mod ends;
 mod errors;
@@ -44,6 +45,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("losses", losses::TESTS),
     ("ends", ends::TESTS),
     ("errors", errors::TESTS),
+    ("check", check::TESTS),
 ];
 
 fn main() -> ExitCode {

@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
+use tcptracer::bpf::{Facts, Impossible, Shortcoming};
 use tcptracer::event::Reason::{Local, Remote, ResetLocal, ResetRemote};
+use tcptracer::event::Source::Listener;
 
 use super::Case;
 use crate::actor::{Actor, server_and_client};
 use crate::trace::{Trace, Want};
-use crate::world::NetNs;
+use crate::world::{NetNs, without_tracefs};
 
 pub const CASES: &[Case] = &[
     (
@@ -16,6 +18,7 @@ pub const CASES: &[Case] = &[
         accept_blocked_before_the_start,
     ),
     ("many_blocked_accepts", many_blocked_accepts),
+    ("accept_without_tracefs", accept_without_tracefs),
     ("accepted_from_a_queue_older_than_the_tracer", old_queue),
     ("listener_closed_with_a_queue", listener_closed_with_a_queue),
     ("reset_in_the_queue_then_accepted", reset_in_the_queue),
@@ -51,6 +54,40 @@ fn accept_blocked_before_the_start() -> Result<()> {
     let trace = Trace::of(&netns)?;
     let wanted = one_connection(&mut server, &mut client, at, Actor::answer)?;
     trace.said_exactly(&wanted)?;
+    Ok(())
+}
+
+/// Only fexit is left. It sees neither the return of a call that it did not see begin nor, where the
+/// kernel refuses it, anything at all.
+fn accept_without_tracefs() -> Result<()> {
+    let netns = NetNs::new()?;
+    let (mut server, mut client) = server_and_client(&netns)?;
+    let at = server.address("listen l 127.0.0.1:0")?;
+    server.begin("accept a l")?;
+    server.wait_until_it_accepts()?;
+    let trace = match without_tracefs(|| Trace::of(&netns)) {
+        Ok(trace) => trace,
+        Err(e) => {
+            ensure!(e.downcast_ref() == Some(&Impossible::NoAcceptHook), "{e:#}");
+            ensure!(!Facts::gather().fexit_accept.works());
+            return Ok(());
+        }
+    };
+    ensure!(
+        trace.plan().shortcomings() == [Shortcoming::BlockedAccepts],
+        "{:?}",
+        trace.plan()
+    );
+    let [connect, accept, connect_end, accept_end] =
+        one_connection(&mut server, &mut client, at, Actor::answer)?;
+    let seen = one_connection(&mut server, &mut client, at, |s| s.ask("accept a l"))?;
+    let unseen = [
+        connect,
+        accept.source(Listener),
+        connect_end,
+        accept_end.source(Listener),
+    ];
+    trace.said_exactly(&[unseen, seen].concat())?;
     Ok(())
 }
 

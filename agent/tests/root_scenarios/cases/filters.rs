@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::os::unix::fs::MetadataExt;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use libbpf_rs::MapType;
 use tcptracer::bpf::{Config, Filter};
 use tcptracer::event::Reason::{Local, Remote};
@@ -21,6 +21,7 @@ pub const CASES: &[Case] = &[
     ),
     ("cgroup_map", cgroup_map),
     ("cgroup_map_of_any_make", cgroup_map_of_any_make),
+    ("cgroup_map_holds_a_slice", cgroup_map_holds_a_slice),
     ("map_edited_while_tracing", map_edited_while_tracing),
     ("mntns_map_and_processes_that_are_killed", mntns_map),
     ("both_maps", both_maps),
@@ -120,6 +121,34 @@ fn cgroup_map_of_any_make() -> Result<()> {
         let connect = Want::connect(&client, at, at);
         tracer.said_exactly(&[connect.clone(), connect.close(Local)])?;
     }
+    Ok(())
+}
+
+/// As systemd and a container runtime nest them; only leaves have processes.
+fn cgroup_map_holds_a_slice() -> Result<()> {
+    let netns = NetNs::new()?;
+    let kubepods = Cgroup::new()?;
+    let burstable = kubepods.child("kubepods-burstable.slice")?;
+    let pod =
+        burstable.child("kubepods-burstable-pod0cafe000_1dea_4add_9bad_00000000beef.slice")?;
+    let container = pod.child(&format!("cri-containerd-{}.scope", "0".repeat(64)))?;
+    let other = burstable.child("kubepods-burstable-podf00d.slice")?;
+    let map = PinnedMap::holding(&[pod.id()?])?;
+    let mut inside = in_cgroup("inside", &netns, &container)?;
+    let mut outside = in_cgroup("outside", &netns, &other)?;
+    let tracer = trace(&netns, |f| f.cgroup_map = Some(map.path().into()))?;
+
+    outside.ask("connect-self c")?;
+    outside.ask("close c")?;
+    let at = inside.address("connect-self c")?;
+    inside.ask("close c")?;
+    let connect = Want::connect(&inside, at, at);
+    let events = tracer.said_exactly(&[connect.clone(), connect.close(Local)])?;
+    let leaf = container.id()?;
+    ensure!(
+        events.iter().all(|e| e.owner.cgroup_id == leaf),
+        "{events:?}"
+    );
     Ok(())
 }
 

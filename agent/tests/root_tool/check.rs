@@ -1,0 +1,148 @@
+//! `tcptracer check`: what it says is what tracing then does.
+
+use std::os::unix::ffi::OsStrExt;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::support::{Netns, Tool, cover, mount_points, own_mounts, wait_until};
+
+crate::tests![
+    the_verdict_is_the_exit_code,
+    the_text_says_the_same,
+    without_tracefs_it_says_what_takes_its_place,
+    without_capabilities_it_names_them,
+    it_leaves_nothing_behind,
+    other_options_are_refused,
+    the_agent_says_the_same,
+];
+
+fn check(args: &[&str]) -> Output {
+    let output = Tool::command().arg("check").args(args).output();
+    output.expect("the tool runs")
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).expect("one JSON object")
+}
+
+fn hook<'r>(report: &'r Value, name: &str) -> &'r Value {
+    let hooks = report["hooks"].as_array().expect("hooks");
+    let found = hooks.iter().find(|hook| hook["name"] == name);
+    found.unwrap_or_else(|| panic!("no {name} in {report}"))
+}
+
+#[track_caller]
+fn assert_exit_code(output: &Output, report: &Value) {
+    let expected = match report["verdict"].as_str() {
+        Some("complete") => 0,
+        Some("degraded") => 3,
+        Some("impossible") => 1,
+        _ => panic!("no verdict: {report}"),
+    };
+    assert_eq!(output.status.code(), Some(expected), "{report}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
+
+fn the_verdict_is_the_exit_code() {
+    let output = check(&["-o", "json"]);
+    let report = json(&output);
+    assert_exit_code(&output, &report);
+    assert_eq!(report["verdict"], "complete", "{report}");
+    assert_eq!(hook(&report, "tp_btf/inet_sock_set_state")["state"], "used");
+    for requirement in report["requirements"].as_array().expect("requirements") {
+        assert_eq!(requirement["present"], true, "{requirement}");
+    }
+    // A host on which nothing is lost is not warned about anything.
+    let netns = Netns::new();
+    let tool = Tool::start(["-N", &netns.inode.to_string()]);
+    tool.stop().quietly();
+}
+
+fn the_text_says_the_same() {
+    let output = check(&[]);
+    let report = json(&check(&["-o", "json"]));
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    for part in ["requirements", "hooks"] {
+        for item in report[part].as_array().expect("a list") {
+            let name = item["name"].as_str().expect("a name");
+            assert!(text.contains(name), "{name} is missing:\n{text}");
+        }
+    }
+    assert!(
+        text.ends_with("\ncomplete: every connection is traced\n"),
+        "{text}"
+    );
+}
+
+fn without_tracefs_it_says_what_takes_its_place() {
+    own_mounts(|| {
+        for path in ["debugfs", "tracefs"].into_iter().flat_map(mount_points) {
+            cover(&path);
+        }
+        let output = check(&["-o", "json"]);
+        let report = json(&output);
+        assert_exit_code(&output, &report);
+        let accept = hook(&report, "tp/syscalls/sys_exit_accept4");
+        assert_eq!(accept["state"], "missing");
+        // It depends on the kernel whether something is left that can do its work.
+        match hook(&report, "fexit/inet_csk_accept")["state"] == "used" {
+            true => {
+                assert_eq!(report["verdict"], "degraded");
+                assert_eq!(accept["instead"], "fexit/inet_csk_accept");
+                assert_eq!(accept["lost"], report["summary"]);
+            }
+            false => assert_eq!(report["verdict"], "impossible"),
+        }
+        let summary = report["summary"].as_str().expect("a summary");
+        assert!(summary.contains("mount -t tracefs"), "{summary}");
+    });
+}
+
+fn without_capabilities_it_names_them() {
+    let output = Command::new("setpriv")
+        .args(["--inh-caps=-all", "--bounding-set=-all,+bpf"])
+        .arg(env!("CARGO_BIN_EXE_tcptracer"))
+        .args(["check", "--output", "json"])
+        .output()
+        .expect("setpriv runs");
+    let report = json(&output);
+    assert_exit_code(&output, &report);
+    assert_eq!(report["verdict"], "impossible");
+    let summary = report["summary"].as_str().expect("a summary");
+    assert!(summary.contains("missing CAP_PERFMON"), "{summary}");
+    let hook = hook(&report, "tp_btf/inet_sock_set_state");
+    assert_eq!(hook["state"], "not_tried");
+}
+
+fn it_leaves_nothing_behind() {
+    let programs = || {
+        libbpf_rs::query::ProgInfoIter::default()
+            .filter(|p| p.name.as_bytes().starts_with(b"tt_"))
+            .count()
+    };
+    let before = programs();
+    check(&[]);
+    // The kernel frees them a moment later.
+    wait_until("its programs are gone", || programs() == before);
+}
+
+fn other_options_are_refused() {
+    for args in [
+        &["check", "-t"][..],
+        &["-t", "check"],
+        &["check", "-o", "table"],
+    ] {
+        assert_eq!(Tool::run(args).status.code(), Some(2), "{args:?}");
+    }
+}
+
+fn the_agent_says_the_same() {
+    let output = Command::new(env!("CARGO_BIN_EXE_tcptracer-agent"))
+        .args(["check", "-o", "json"])
+        .output()
+        .expect("the agent runs");
+    let report = json(&output);
+    assert_exit_code(&output, &report);
+    assert_eq!(report, json(&check(&["-o", "json"])));
+}
