@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced: gets Debian packages without touching the machine's own APT configuration.
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/tcptracer

@@ -20,21 +20,27 @@ pack() {
 	(cd "$1" && find . -mindepth 1 | cpio --quiet -o -H newc | gzip -1)
 }
 
-# make_root ARCH TARGET BUSYBOX: what the guests have in common: busybox and what is to be tested.
+arch_of() {
+	case $1 in
+	*-arm64) echo arm64 ;;
+	*) echo amd64 ;;
+	esac
+}
+
+# make_root ARCH TARGET BUSYBOX: what the guests have in common: busybox and what is to be tested, and real
+# iproute2 with its libraries. For another processor busybox's has to do.
 make_root() {
-	local root=$out/$1.root
+	local root=$out/$1.root file
 	mkdir -p "$root"/{bin,dev,proc,sbin,sys,tmp}
 	cp "$here/init" "$root/init"
 	cp "$3" "$root/bin/busybox"
 	cp "target/static/$2"/{tcptracer,root_scenarios} "$root/bin/"
-}
-
-# Real iproute2 with its libraries; for another processor, busybox's has to do.
-add_iproute() {
-	local file
-	for file in /sbin/ip /sbin/tc $(ldd /sbin/ip /sbin/tc | grep -o '/[^ :]*' | sort -u); do
-		install -D "$(readlink -f "$file")" "$out/amd64.root$file"
-	done
+	if [ "$1" = amd64 ]; then
+		for file in /sbin/ip /sbin/tc $(ldd /sbin/ip /sbin/tc | grep -o '/[^ :]*' | sort -u); do
+			install -D "$(readlink -f "$file")" "$root$file"
+		done
+	fi
+	pack "$root" >"$out/$1.cpio.gz"
 }
 
 # boot NAME ARCH DIR: one guest, from power on to power off.
@@ -59,21 +65,19 @@ boot() {
 
 rm -rf "$out"
 mkdir -p "$out"
+declare -A folder
 for kernel in "${kernels[@]}"; do
-	arch=amd64
-	[[ $kernel != *-arm64 ]] || arch=arm64
-	if [ ! -e "$out/$arch.cpio.gz" ]; then
-		case $arch in
-		amd64) make_root amd64 x86_64-unknown-linux-gnu /bin/busybox && add_iproute ;;
-		arm64) make_root arm64 aarch64-unknown-linux-gnu "$cache/sysroot/arm64/bin/busybox" ;;
-		esac
-		pack "$out/$arch.root" >"$out/$arch.cpio.gz"
-	fi
-	read -r _ version dir < <("$here/fetch.sh" "$arch" "${kernel%-arm64}")
+	read -r _ version folder[$kernel] < <("$here/fetch.sh" "$(arch_of "$kernel")" "${kernel%-arm64}")
 	echo "$kernel $version" >>"$out/kernels"
+done
+if [[ ${kernels[*]} == *-arm64* ]]; then
+	make_root arm64 aarch64-unknown-linux-gnu "$cache/sysroot/arm64/bin/busybox"
+fi
+make_root amd64 x86_64-unknown-linux-gnu /bin/busybox
+for kernel in "${kernels[@]}"; do
 	while [ "$(jobs -pr | wc -l)" -ge "$guests" ]; do wait -n; done
-	echo "booting $version on $arch" >&2
-	boot "$kernel" "$arch" "$dir" &
+	echo "booting $kernel" >&2
+	boot "$kernel" "$(arch_of "$kernel")" "${folder[$kernel]}" &
 done
 wait
 "$here/report.sh"

@@ -1,6 +1,7 @@
 //! The ways a connection ends, and who is said to have ended it.
 
 use anyhow::{Result, ensure};
+use tcptracer::event::Kind;
 use tcptracer::event::Reason::{Local, Remote, ResetLocal, ResetRemote, Timeout};
 
 use super::Case;
@@ -122,6 +123,11 @@ fn data_after_it_was_closed() -> Result<()> {
     let mut p = Pair::new(&netns)?;
     p.client.ask("close c")?;
     p.server.ask("eof a")?;
+    // Before its FIN is acknowledged the client would be reset itself.
+    let client = p.client.pid;
+    p.trace.wait_for("the client's end", |e| {
+        e.kind == Kind::Close && e.owner.pid == client
+    })?;
     p.server.ask("send a 7")?;
     ensure!(p.server.ask("error a")? == "32");
     p.server.ask("close a")?;
