@@ -56,9 +56,9 @@ while IFS= read -r line; do
 done <docs/compatibility.md.in >"$out/compatibility.md"
 
 echo
-rows "($hooks) | @tsv" | column -t -s $'\t' -n
+rows "($hooks) | @tsv" | column -t -s $'\t'
 echo
-rows "($scenarios) | @tsv" | column -t -s $'\t' -n
+rows "($scenarios) | @tsv" | column -t -s $'\t'
 echo
 jq -r '.[] | .version as $v | .tests | to_entries[] | select(.value.event == "failed") |
 	"\(.key) on \($v): \(.value.stdout)"' "$out/results.json"

@@ -67,7 +67,7 @@ rm -rf "$out"
 mkdir -p "$out"
 declare -A folder
 for kernel in "${kernels[@]}"; do
-	read -r _ version folder[$kernel] < <("$here/fetch.sh" "$(arch_of "$kernel")" "${kernel%-arm64}")
+	read -r _ version "folder[$kernel]" < <("$here/fetch.sh" "$(arch_of "$kernel")" "${kernel%-arm64}")
 	echo "$kernel $version" >>"$out/kernels"
 done
 if [[ ${kernels[*]} == *-arm64* ]]; then
