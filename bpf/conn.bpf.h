@@ -161,7 +161,8 @@ static __always_inline void on_syn_sent(struct sock *sk, bool again)
 	conn.role = TT_ROLE_CLIENT;
 	conn.source = TT_SOURCE_CONNECT;
 	read_process(current_task(), &conn.owner);
-	if (!replace(sk, &conn, again))
+	/* The first of two programs has counted it already. */
+	if (!replace(sk, &conn, again) && !again)
 		count(TT_MAP_FULL);
 }
 
