@@ -24,12 +24,13 @@ build: ## build the release binary
 
 test: ## run all tests, those that need root as root
 	@scripts/setup.sh test
-	cargo test --locked
+	cargo test --locked --workspace
 
 lint: ## check format, lints, and that the programs compile for every architecture
 	@scripts/setup.sh lint
 	cargo fmt --all --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --no-default-features --lib --bins -- -D warnings
 	@for arch in x86 arm64; do \
 		echo "clang -D__TARGET_ARCH_$$arch bpf/tcptracer.bpf.c"; \
 		clang -g -O2 -mcpu=v2 -target bpf -D__TARGET_ARCH_$$arch -Wall -Wextra \

@@ -105,6 +105,21 @@ struct tt_event {
 	__u8 pad[6];
 };
 
+/* A cgroup came or went. Told apart from an event by its size. */
+enum tt_cgroup_change {
+	TT_CGROUP_MADE = 1,
+	TT_CGROUP_REMOVED = 2,
+};
+
+#define TT_PATH_LEN 512
+
+struct tt_cgroup {
+	__u64 id;
+	__u32 change;
+	__u32 path_len; /* without the terminator; a longer path is cut off */
+	char path[TT_PATH_LEN]; /* from the root of the hierarchy */
+};
+
 /* What could not be done, counted per CPU; indices of the counters map. */
 enum tt_counter {
 	TT_RING_FULL = 0, /* an event had no room in the ring */
@@ -124,11 +139,15 @@ struct tt_config {
 	__u8 list_existing;    /* the snapshot reports what it finds */
 	__u8 cookies;          /* tracing programs may ask for a socket's cookie (5.12) */
 	__u8 fexit_accept;     /* the fexit hook reports accepted sockets without state */
+	__u32 hierarchy;       /* the one whose cgroups are reported; 0 is v2 */
+	__u8 either;           /* one of by_cgroup and by_mntns has to hold, not both */
+	__u8 pad[3];
 };
 
 _Static_assert(sizeof(struct tt_process) == 40, "tt_process has a hole");
 _Static_assert(sizeof(struct tt_conn) == 168, "tt_conn has a hole");
 _Static_assert(sizeof(struct tt_event) == 216, "tt_event has a hole");
-_Static_assert(sizeof(struct tt_config) == 16, "tt_config has a hole");
+_Static_assert(sizeof(struct tt_cgroup) == 528, "tt_cgroup has a hole");
+_Static_assert(sizeof(struct tt_config) == 24, "tt_config has a hole");
 
 #endif

@@ -42,6 +42,8 @@ static __always_inline bool selected(const struct tt_process *process)
 {
 	if (tt_config.pid && process->pid != tt_config.pid)
 		return false;
+	if (tt_config.either)
+		return cgroup_selected(process->cgroup_id) || holds(&mntnsmap, process->mntns);
 	if (tt_config.by_cgroup && !cgroup_selected(process->cgroup_id))
 		return false;
 	if (tt_config.by_mntns && !holds(&mntnsmap, process->mntns))

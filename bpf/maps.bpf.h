@@ -19,6 +19,8 @@ struct tt_abi {
 	enum tt_source source;
 	enum tt_reason reason;
 	enum tt_counter counter;
+	struct tt_cgroup cgroup;
+	enum tt_cgroup_change change;
 } *tt_abi = NULL;
 
 struct {

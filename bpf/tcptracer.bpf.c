@@ -19,6 +19,7 @@
 #include "accept.bpf.h"
 #include "refusal.bpf.h"
 #include "snapshot.bpf.h"
+#include "cgroup.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -185,5 +186,19 @@ int tt_seed_connections(struct bpf_iter__task_file *ctx)
 
 	if (task && sk)
 		seed_connection(task, sk, ctx->meta->seq);
+	return 0;
+}
+
+SEC("?tp_btf/cgroup_mkdir")
+int BPF_PROG(tt_cgroup_mkdir, struct cgroup *cgroup, const char *path)
+{
+	report_cgroup(cgroup, path, TT_CGROUP_MADE);
+	return 0;
+}
+
+SEC("?tp_btf/cgroup_rmdir")
+int BPF_PROG(tt_cgroup_rmdir, struct cgroup *cgroup, const char *path)
+{
+	report_cgroup(cgroup, path, TT_CGROUP_REMOVED);
 	return 0;
 }

@@ -66,7 +66,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 if ! command -v cargo >/dev/null 2>&1; then
-	echo "setup: cargo is missing: install Rust 1.88 or later (https://rustup.rs)" >&2
+	echo "setup: cargo is missing: install Rust 1.89 or later (https://rustup.rs)" >&2
 	exit 1
 fi
 # The build formats what it generates from bpf/; a minimal Rust comes without rustfmt.

@@ -55,7 +55,7 @@ esac
 build() {
 	local name=$1 file
 	shift
-	file=$(cargo "$@" --locked --release --features static --target "$target" \
+	file=$(cargo "$@" --locked --release --no-default-features --features static --target "$target" \
 		--message-format=json-render-diagnostics |
 		jq -r --arg name "$name" 'select(.target.name? == $name).executable // empty')
 	install "$file" "$out/$name"

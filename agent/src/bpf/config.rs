@@ -12,7 +12,7 @@ pub enum Family {
     V6,
 }
 
-/// Which connections to report. Everything given has to hold.
+/// Which connections to report. Everything given has to hold, but see [`Filter::either_map`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// The process (thread group) that owns or closes the connection, in the initial pid namespace.
@@ -25,6 +25,8 @@ pub struct Filter {
     pub cgroup_map: Option<PathBuf>,
     /// A pinned hash whose 8-byte keys are inodes of mount namespaces.
     pub mntns_map: Option<PathBuf>,
+    /// Of two maps, it is enough that one has the process.
+    pub either_map: bool,
 }
 
 /// Everything the tracer is started with.
@@ -36,6 +38,8 @@ pub struct Config {
     pub failed: bool,
     /// Report the connections that are open at the start.
     pub existing: bool,
+    /// Report the cgroups of this hierarchy that come and go. v2 is number 0.
+    pub cgroups: Option<u32>,
     /// Size of the ring in bytes, a power of two and a multiple of the page size.
     pub ring_bytes: u32,
     /// How many connections can be followed at a time. Memory for all of them is taken at the
@@ -49,6 +53,7 @@ impl Default for Config {
             filter: Filter::default(),
             failed: false,
             existing: false,
+            cgroups: None,
             // At 232 bytes a record: half a second of 70,000 events a second.
             ring_bytes: 8 << 20,
             max_connections: 65_536,

@@ -10,27 +10,29 @@ event wakes it. While events keep coming it drains on a timer and nobody wakes i
 */
 
 use std::cell::RefCell;
-use std::fs;
 use std::iter;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use libbpf_rs::{Link, MapCore, MapFlags, ProgramMut, RingBuffer, RingBufferBuilder};
+use libbpf_rs::{Link, MapCore, MapFlags, RingBuffer, RingBufferBuilder};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::config::Config;
+use super::connections::Connections;
 use super::load::{attach, load, snapshot};
 use super::probe::Plan;
+use super::programs::{self, Program};
 use super::skel::TcptracerSkel;
 use super::skel::types::tt_counter;
-use super::wire;
-use crate::event::{Event, Kind, Losses, Source};
+use super::wire::{self, Record};
+use crate::event::{CgroupChange, Event, Kind, Losses, Source};
 
 /// Between two drains while events keep coming. Bounds the latency of an event in a burst; at most
 /// 500 wake-ups a second cost little beside what the events cost.
@@ -56,41 +58,70 @@ pub enum Message {
     Events(Vec<Event>),
     /// The totals since the start, whenever one of them has grown.
     Lost(Losses),
+    /// A cgroup came or went. It comes before the events of processes in it.
+    Cgroup(CgroupChange),
 }
+
+/// Takes what the ring thread says, and never blocks.
+pub type Consumer = Box<dyn FnMut(Message) -> Result<(), NoRoom> + Send>;
+
+/// The consumer has no room; what it was given is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoom;
 
 /// A running tracer. Dropping it detaches everything; nothing stays in the kernel.
 #[derive(Debug)]
 pub struct Tracer {
     plan: Plan,
+    connections: Connections,
+    programs: Arc<[Program]>,
     /// Closing it stops the ring thread.
     stop: Option<UnixStream>,
     thread: Option<JoinHandle<Losses>>,
 }
 
 impl Tracer {
-    /// Loads, attaches, and takes the snapshot; when it returns, every connection is followed.
-    ///
-    /// The receiver yields what happens until the tracer is stopped.
+    /// As [`Self::start_with`], with a queue; the receiver yields what happens until the tracer is
+    /// stopped.
     pub fn start(config: Config) -> Result<(Self, Receiver<Message>)> {
-        let (stop, stopped) = UnixStream::pair().context("cannot make a socket pair")?;
         let (sender, receiver) = mpsc::sync_channel(QUEUE);
+        let consumer = move |message| match sender.try_send(message) {
+            Err(TrySendError::Full(_)) => Err(NoRoom),
+            // A consumer that is gone loses nothing it wanted.
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+        };
+        Ok((Self::start_with(config, Box::new(consumer))?, receiver))
+    }
+
+    /// Loads, attaches, and takes the snapshot; when it returns, every connection is followed.
+    pub fn start_with(config: Config, consumer: Consumer) -> Result<Self> {
+        let (stop, stopped) = UnixStream::pair().context("cannot make a socket pair")?;
         let (ready_sender, ready) = mpsc::sync_channel(1);
         let thread = thread::Builder::new()
             .name("tt-ring".into())
-            .spawn(move || ring_thread(&config, &stopped, sender, &ready_sender))
+            .spawn(move || ring_thread(&config, &stopped, consumer, &ready_sender))
             .context("cannot start the ring thread")?;
-        let plan = ready
+        let ready = ready
             .recv()
             .unwrap_or_else(|_| Err(anyhow!("the ring thread ended before it was ready")))?;
 
-        Ok((
-            Self {
-                plan,
-                stop: Some(stop),
-                thread: Some(thread),
-            },
-            receiver,
-        ))
+        Ok(Self {
+            plan: ready.plan,
+            connections: ready.connections,
+            programs: ready.programs,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    /// The connections that are followed, whatever the filters.
+    pub fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
+    /// The programs that are loaded.
+    pub fn programs(&self) -> Arc<[Program]> {
+        Arc::clone(&self.programs)
     }
 
     /// What is loaded.
@@ -118,11 +149,28 @@ impl Drop for Tracer {
     }
 }
 
+/// What the ring thread hands to its owner once all is attached.
+struct Ready {
+    plan: Plan,
+    connections: Connections,
+    programs: Arc<[Program]>,
+}
+
+impl Ready {
+    fn new(skel: &TcptracerSkel<'_>, plan: Plan) -> Result<Self> {
+        Ok(Self {
+            plan,
+            connections: Connections::new(&skel.maps.conns)?,
+            programs: programs::loaded(skel)?,
+        })
+    }
+}
+
 fn ring_thread(
     config: &Config,
     stopped: &UnixStream,
-    sender: SyncSender<Message>,
-    ready: &SyncSender<Result<Plan>>,
+    consumer: Consumer,
+    ready: &SyncSender<Result<Ready>>,
 ) -> Losses {
     let mut object = MaybeUninit::uninit();
     let (mut skel, plan) = match load(config, &mut object) {
@@ -133,11 +181,14 @@ fn ring_thread(
         }
     };
     // The ring's callback and the loop take turns, so neither finds it borrowed.
-    let outlet = RefCell::new(Outlet::new(sender));
-    match begin(&skel, &plan, config.failed, &outlet) {
-        Ok((ring, links)) => {
-            let _ = ready.send(Ok(plan));
-            drain_until(stopped, &mut skel, &ring, links, plan, &outlet)
+    let outlet = RefCell::new(Outlet::new(consumer));
+    let begun = begin(&skel, &plan, config, &outlet)
+        .and_then(|(ring, links)| Ok((ring, links, Ready::new(&skel, plan)?)));
+    match begun {
+        Ok((ring, links, started)) => {
+            let report = LossReport::new(Arc::clone(&started.programs));
+            let _ = ready.send(Ok(started));
+            drain_until(stopped, &mut skel, &ring, links, plan, report, &outlet)
         }
         Err(e) => {
             let _ = ready.send(Err(e));
@@ -150,11 +201,11 @@ fn ring_thread(
 fn begin<'a>(
     skel: &TcptracerSkel<'_>,
     plan: &Plan,
-    failed: bool,
+    config: &Config,
     outlet: &'a RefCell<Outlet>,
 ) -> Result<(RingBuffer<'a>, Vec<Link>)> {
     let ring = open_ring(skel, outlet).context("cannot open the ring")?;
-    let links = attach(skel, plan, failed)?;
+    let links = attach(skel, plan, config)?;
     if plan.snapshot {
         let mut outlet = outlet.borrow_mut();
         for event in snapshot(skel)? {
@@ -167,7 +218,7 @@ fn begin<'a>(
 
 /// Where decoded events leave the ring thread, in batches, without ever blocking.
 struct Outlet {
-    sender: SyncSender<Message>,
+    consumer: Consumer,
     batch: Vec<Event>,
     queue_full: u64,
     undecodable: u64,
@@ -175,9 +226,9 @@ struct Outlet {
 }
 
 impl Outlet {
-    fn new(sender: SyncSender<Message>) -> Self {
+    fn new(consumer: Consumer) -> Self {
         Self {
-            sender,
+            consumer,
             batch: Vec::with_capacity(BATCH),
             queue_full: 0,
             undecodable: 0,
@@ -187,7 +238,8 @@ impl Outlet {
 
     fn put_record(&mut self, record: &[u8]) {
         match wire::decode(record) {
-            Ok(event) => self.put(event),
+            Ok(Record::Event(event)) => self.put(event),
+            Ok(Record::Cgroup(change)) => self.put_cgroup(change),
             Err(_) => self.undecodable += 1,
         }
     }
@@ -202,14 +254,21 @@ impl Outlet {
         }
     }
 
+    /// In its place among the events. One that gets lost is found again by its first event.
+    fn put_cgroup(&mut self, change: CgroupChange) {
+        self.flush();
+        if (self.consumer)(Message::Cgroup(change)).is_err() {
+            self.queue_full += 1;
+        }
+    }
+
     fn flush(&mut self) {
         if self.batch.is_empty() {
             return;
         }
         let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
         let count = batch.len() as u64;
-        // A consumer that is gone loses nothing it wanted.
-        if let Err(TrySendError::Full(_)) = self.sender.try_send(Message::Events(batch)) {
+        if (self.consumer)(Message::Events(batch)).is_err() {
             self.queue_full += count;
         }
     }
@@ -220,14 +279,16 @@ impl Outlet {
 /// They grow with events only. So a look is due some time after an event, and none while nothing
 /// happens; each costs a dozen system calls.
 struct LossReport {
+    programs: Arc<[Program]>,
     told: Losses,
     due: Option<Instant>,
 }
 
 impl LossReport {
     /// The snapshot may have found no room already.
-    fn new() -> Self {
+    fn new(programs: Arc<[Program]>) -> Self {
         Self {
+            programs,
             told: Losses::default(),
             due: Some(Instant::now()),
         }
@@ -243,17 +304,17 @@ impl LossReport {
         Some(self.due?.saturating_duration_since(Instant::now()))
     }
 
-    fn look_if_due(&mut self, skel: &TcptracerSkel<'_>, outlet: &Outlet) {
+    fn look_if_due(&mut self, skel: &TcptracerSkel<'_>, outlet: &mut Outlet) {
         if self.due_in() == Some(Duration::ZERO) {
             self.look(skel, outlet);
         }
     }
 
-    fn look(&mut self, skel: &TcptracerSkel<'_>, outlet: &Outlet) -> Losses {
-        let now = read_losses(skel, outlet);
+    fn look(&mut self, skel: &TcptracerSkel<'_>, outlet: &mut Outlet) -> Losses {
+        let now = read_losses(skel, &self.programs, outlet);
         self.due = None;
         if now != self.told {
-            match outlet.sender.try_send(Message::Lost(now)) {
+            match (outlet.consumer)(Message::Lost(now)) {
                 Ok(()) => self.told = now,
                 // Full: the totals are kept and told later.
                 Err(_) => self.due = Some(Instant::now() + LOSS_INTERVAL),
@@ -263,7 +324,7 @@ impl LossReport {
     }
 }
 
-fn read_losses(skel: &TcptracerSkel<'_>, outlet: &Outlet) -> Losses {
+fn read_losses(skel: &TcptracerSkel<'_>, programs: &[Program], outlet: &Outlet) -> Losses {
     let counter = |which: tt_counter| -> u64 {
         let values = skel
             .maps
@@ -276,36 +337,14 @@ fn read_losses(skel: &TcptracerSkel<'_>, outlet: &Outlet) -> Losses {
                 .sum()
         })
     };
-    let progs = &skel.progs;
     Losses {
         ring_full: counter(tt_counter::TT_RING_FULL),
         map_full: counter(tt_counter::TT_MAP_FULL),
         untracked: counter(tt_counter::TT_UNTRACKED),
         queue_full: outlet.queue_full,
         undecodable: outlet.undecodable,
-        skipped_runs: [
-            &progs.tt_set_state,
-            &progs.tt_destroy_sock,
-            &progs.tt_exit_accept,
-            &progs.tt_exit_accept4,
-            &progs.tt_inet_csk_accept,
-            &progs.tt_io_uring_complete,
-            &progs.tt_exit_connect,
-        ]
-        .into_iter()
-        .map(recursion_misses)
-        .sum(),
+        skipped_runs: programs.iter().map(Program::skipped_runs).sum(),
     }
-}
-
-/// The kernel counts them and shows them with the program's descriptor; older than 5.12 it does
-/// neither. A program that is not loaded has no descriptor.
-fn recursion_misses(prog: &ProgramMut<'_>) -> u64 {
-    let path = format!("/proc/self/fdinfo/{}", prog.as_fd().as_raw_fd());
-    let info = fs::read_to_string(path).unwrap_or_default();
-    info.lines()
-        .find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok())
-        .unwrap_or(0)
 }
 
 /// The life of the ring thread after the start. Returns when `stopped` is closed.
@@ -315,9 +354,9 @@ fn drain_until(
     ring: &RingBuffer<'_>,
     mut links: Vec<Link>,
     plan: Plan,
+    mut report: LossReport,
     outlet: &RefCell<Outlet>,
 ) -> Losses {
-    let mut report = LossReport::new();
     let mut io_uring_wanted = plan.io_uring_accept;
 
     loop {
@@ -331,7 +370,7 @@ fn drain_until(
         if drained {
             report.events_came();
         }
-        report.look_if_due(skel, &out);
+        report.look_if_due(skel, &mut out);
         drop(out);
         if drained {
             if is_ready(stopped.as_fd(), &[], Some(DRAIN_INTERVAL)) {
@@ -359,7 +398,7 @@ fn drain_until(
     ring.consume_raw();
     let mut out = outlet.borrow_mut();
     out.flush();
-    report.look(skel, &out)
+    report.look(skel, &mut out)
 }
 
 fn open_ring<'a>(skel: &TcptracerSkel<'_>, outlet: &'a RefCell<Outlet>) -> Result<RingBuffer<'a>> {

@@ -28,7 +28,7 @@ pub fn load<'o>(
         .open(object)
         .context("cannot open the BPF object")?;
 
-    choose_programs(&mut skel, &plan, config.failed);
+    choose_programs(&mut skel, &plan, config);
     set_config(&mut skel, config, &plan)?;
     skel.maps
         .events
@@ -81,7 +81,8 @@ fn open_filter(
     Ok(Some(map))
 }
 
-fn choose_programs(skel: &mut OpenTcptracerSkel<'_>, plan: &Plan, failed: bool) {
+fn choose_programs(skel: &mut OpenTcptracerSkel<'_>, plan: &Plan, config: &Config) {
+    let (failed, cgroups) = (config.failed, config.cgroups.is_some());
     unload_all(skel);
     let progs = &mut skel.progs;
     progs.tt_set_state.set_autoload(true);
@@ -96,6 +97,8 @@ fn choose_programs(skel: &mut OpenTcptracerSkel<'_>, plan: &Plan, failed: bool) 
         .set_autoload(plan.io_uring_accept);
     progs.tt_enter_connect.set_autoload(failed && plan.syscalls);
     progs.tt_exit_connect.set_autoload(failed && plan.syscalls);
+    progs.tt_cgroup_mkdir.set_autoload(cgroups);
+    progs.tt_cgroup_rmdir.set_autoload(cgroups);
     progs.tt_seed_listeners.set_autoload(plan.snapshot);
     progs.tt_seed_connections.set_autoload(plan.snapshot);
 }
@@ -122,13 +125,21 @@ fn set_config(skel: &mut OpenTcptracerSkel<'_>, config: &Config, plan: &Plan) ->
     to.list_existing = config.existing.into();
     to.cookies = plan.cookies.into();
     to.fexit_accept = plan.fexit_accept.into();
+    to.hierarchy = config.cgroups.unwrap_or(0);
+    to.either = filter.either_map.into();
     Ok(())
 }
 
 /// Attaches what the plan has, the state machine last: whatever it reports, the other hooks see.
-pub fn attach(skel: &TcptracerSkel<'_>, plan: &Plan, failed: bool) -> Result<Vec<Link>> {
+pub fn attach(skel: &TcptracerSkel<'_>, plan: &Plan, config: &Config) -> Result<Vec<Link>> {
     let progs = &skel.progs;
+    let failed = config.failed;
     let mut chosen: Vec<(&str, &ProgramMut<'_>)> = Vec::new();
+
+    if config.cgroups.is_some() {
+        chosen.push(("cgroup_mkdir", &progs.tt_cgroup_mkdir));
+        chosen.push(("cgroup_rmdir", &progs.tt_cgroup_rmdir));
+    }
 
     if plan.syscalls {
         chosen.push(("the exit of accept", &progs.tt_exit_accept));
@@ -170,7 +181,7 @@ pub fn snapshot(skel: &TcptracerSkel<'_>) -> Result<Vec<Event>> {
     }
     bytes
         .chunks(EVENT_SIZE)
-        .map(|record| wire::decode(record).context("the snapshot holds"))
+        .map(|record| wire::decode_event(record).context("the snapshot holds"))
         .collect()
 }
 

@@ -6,10 +6,14 @@ while tracing, and what comes out is plain [`crate::event`] values.
 */
 
 mod config;
+mod connections;
 mod driver;
 mod load;
 mod maps;
+#[cfg(feature = "agent")]
+mod pinned;
 mod probe;
+mod programs;
 mod wire;
 
 #[allow(unsafe_code, missing_docs, clippy::all, clippy::use_self)]
@@ -19,5 +23,9 @@ mod skel {
 }
 
 pub use config::{Config, Family, Filter};
-pub use driver::{Message, Tracer};
+pub use connections::Connections;
+pub use driver::{Consumer, Message, NoRoom, Tracer};
+#[cfg(feature = "agent")]
+pub use pinned::{Outcome, PinnedSet, SetOf};
 pub use probe::{Facts, Impossible, Plan, Shortcoming, Trial};
+pub use programs::Program;

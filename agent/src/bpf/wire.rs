@@ -9,9 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use super::skel::types::{self, tt_reason, tt_role, tt_source, tt_type};
+use super::skel::types::{self, tt_cgroup_change, tt_reason, tt_role, tt_source, tt_type};
 use crate::event::{
-    Closer, Comm, ConnectionId, Counters, Event, Kind, Nanos, Process, Reason, Role, Source,
+    CgroupChange, Closer, Comm, ConnectionId, Counters, Event, Kind, Nanos, Process, Reason, Role,
+    Source,
 };
 
 pub const AF_INET: u16 = 2;
@@ -76,6 +77,18 @@ struct RawEvent {
     r#type: u8,
     counted: u8,
     pad: [u8; 6],
+}
+
+const PATH_LEN: usize = 512;
+
+/// `struct tt_cgroup`.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct RawCgroup {
+    id: u64,
+    change: u32,
+    path_len: u32,
+    path: [u8; PATH_LEN],
 }
 
 /// Fails the build when a field is not where the programs put it.
@@ -143,15 +156,32 @@ same_layout!(
     counted,
     pad,
 );
+same_layout!(RawCgroup, types::tt_cgroup, id, change, path_len, path);
 
-/// Size of a record in bytes.
+/// Size of an event's record in bytes.
 pub const EVENT_SIZE: usize = size_of::<RawEvent>();
+
+/// Size of a cgroup's record in bytes.
+const CGROUP_SIZE: usize = size_of::<RawCgroup>();
+
+/// What the ring holds.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are events, and a box for each would cost more"
+)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// Something happened to a connection.
+    Event(Event),
+    /// A cgroup came or went.
+    Cgroup(CgroupChange),
+}
 
 /// A record that the programs cannot have written.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum DecodeError {
-    /// Not of the size of an event.
-    #[error("a record of {0} bytes instead of {EVENT_SIZE}")]
+    /// Not of a size that there is.
+    #[error("a record of {0} bytes, neither {EVENT_SIZE} nor {CGROUP_SIZE}")]
     Size(usize),
     /// A field holds a number that stands for nothing.
     #[error("a record with {field} {value}")]
@@ -170,9 +200,57 @@ fn unknown<T>(field: &'static str, value: impl Into<u16>) -> Result<T, DecodeErr
     })
 }
 
-/// Decodes one record. It need not be aligned.
-pub fn decode(record: &[u8]) -> Result<Event, DecodeError> {
+/// Decodes one record of the ring. It need not be aligned.
+pub fn decode(record: &[u8]) -> Result<Record, DecodeError> {
+    match record.len() {
+        CGROUP_SIZE => decode_cgroup(record).map(Record::Cgroup),
+        _ => decode_event(record).map(Record::Event),
+    }
+}
+
+fn decode_cgroup(record: &[u8]) -> Result<CgroupChange, DecodeError> {
+    let raw = RawCgroup::read_from_bytes(record).map_err(|_| DecodeError::Size(record.len()))?;
+    let path = &raw.path[..PATH_LEN.min(raw.path_len as usize)];
+    let path = String::from_utf8_lossy(path).into_owned();
+
+    Ok(match tt_cgroup_change(raw.change) {
+        tt_cgroup_change::TT_CGROUP_MADE => CgroupChange::Made { id: raw.id, path },
+        tt_cgroup_change::TT_CGROUP_REMOVED => CgroupChange::Removed { id: raw.id },
+        // Small numbers only, and this one is not.
+        _ => return unknown("change", raw.change as u16),
+    })
+}
+
+/// Decodes the record of an event, from the ring or the snapshot.
+pub fn decode_event(record: &[u8]) -> Result<Event, DecodeError> {
     let raw = RawEvent::read_from_bytes(record).map_err(|_| DecodeError::Size(record.len()))?;
+    event(&raw)
+}
+
+/// Decodes an entry of the table of connections, if it is established and open: as an event of kind
+/// [`Kind::Existing`] at `now`.
+pub fn decode_connection(entry: &[u8], now: Nanos) -> Result<Option<Event>, DecodeError> {
+    let conn = RawConn::read_from_bytes(entry).map_err(|_| DecodeError::Size(entry.len()))?;
+    if conn.t_established == 0 || conn.closed != 0 || conn.opened == 0 {
+        return Ok(None);
+    }
+    event(&RawEvent {
+        time: now,
+        conn,
+        bytes_sent: 0,
+        bytes_received: 0,
+        segs_out: 0,
+        segs_in: 0,
+        retransmits: 0,
+        srtt_us: 0,
+        r#type: tt_type::TT_EXISTING.0 as u8,
+        counted: 0,
+        pad: [0; 6],
+    })
+    .map(Some)
+}
+
+fn event(raw: &RawEvent) -> Result<Event, DecodeError> {
     let conn = &raw.conn;
     let kind = kind(raw.r#type)?;
     // An accept that is reported late, or a connection found half closed, is on its way to its end
@@ -297,6 +375,15 @@ mod tests {
         }
 
         #[test]
+        fn any_cgroup_record_decodes_or_is_refused(
+            bytes in prop::collection::vec(any::<u8>(), CGROUP_SIZE), change in 0u32..4,
+        ) {
+            let mut bytes = bytes;
+            bytes[offset_of!(RawCgroup, change)..][..4].copy_from_slice(&change.to_ne_bytes());
+            prop_assert_eq!(decode(&bytes).is_ok(), change == 1 || change == 2);
+        }
+
+        #[test]
         fn any_record_of_the_right_size_decodes_or_is_refused(
             bytes in prop::collection::vec(any::<u8>(), EVENT_SIZE),
             kind in 0u8..8, family in 0u16..12, small in 0u8..8,
@@ -326,6 +413,6 @@ mod tests {
         bytes[1 + offset_of!(RawEvent, r#type)] = 1;
         let family = 1 + offset_of!(RawEvent, conn) + offset_of!(RawConn, family);
         bytes[family..][..2].copy_from_slice(&AF_INET.to_ne_bytes());
-        assert_eq!(decode(&bytes[1..]).map(|e| e.kind), Ok(Kind::Connect));
+        assert_eq!(decode_event(&bytes[1..]).map(|e| e.kind), Ok(Kind::Connect));
     }
 }

@@ -156,9 +156,11 @@ impl Args {
                 },
                 cgroup_map: self.cgroupmap.clone(),
                 mntns_map: self.mntnsmap.clone(),
+                either_map: false,
             },
             failed: self.failed,
             existing: self.existing,
+            cgroups: None,
             ring_bytes: self.ring_size,
             max_connections: self.max_connections,
         }

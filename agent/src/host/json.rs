@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::text;
+use crate::clock::Clock;
 use crate::event::{Event, Kind, Nanos};
 
 /// The fields, in the order in which they are written. Documented in docs/json.md.
@@ -64,41 +65,6 @@ struct Line<'a> {
     srtt_us: Option<u32>,
 }
 
-/// Relates `CLOCK_MONOTONIC` to the time of day.
-///
-/// The relation is kept until the clock has been set, so that one moment is written alike in all
-/// events; two readings of the clocks are never taken at the same instant.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    /// Time of day at monotonic 0, in nanoseconds since 1970.
-    epoch: i128,
-}
-
-impl Clock {
-    /// A change of less than this many nanoseconds is an inexact reading.
-    const TOLERANCE: u128 = 1_000_000;
-
-    /// `monotonic` is the same moment as `now`.
-    pub fn new(now: Timestamp, monotonic: Nanos) -> Self {
-        Self {
-            epoch: now.as_nanosecond() - i128::from(monotonic),
-        }
-    }
-
-    /// Follows the time of day if it was set.
-    pub fn follow(&mut self, now: Timestamp, monotonic: Nanos) {
-        let new = Self::new(now, monotonic);
-        if new.epoch.abs_diff(self.epoch) > Self::TOLERANCE {
-            *self = new;
-        }
-    }
-
-    fn at(self, time: Nanos) -> Timestamp {
-        // Out of range only if the clock is millennia off.
-        Timestamp::from_nanosecond(self.epoch + i128::from(time)).unwrap_or_default()
-    }
-}
-
 /// One event, without a newline.
 pub fn line(event: &Event, clock: Clock) -> String {
     let at = |time: Option<Nanos>| time.map(|t| clock.at(t));
@@ -143,33 +109,4 @@ pub fn line(event: &Event, clock: Clock) -> String {
     };
     // Nothing in it can fail to serialise.
     serde_json::to_string(&line).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn clock(now: i64, monotonic: Nanos) -> Clock {
-        Clock::new(
-            Timestamp::from_nanosecond(now.into()).expect("a time"),
-            monotonic,
-        )
-    }
-
-    #[test]
-    fn the_clock_keeps_its_relation_until_the_time_is_set() {
-        let mut steady = clock(2_000_000_000, 500);
-        let first = steady.at(700);
-        steady.follow(
-            Timestamp::from_nanosecond(2_000_090_000).expect("a time"),
-            600,
-        );
-        assert_eq!(steady.at(700), first);
-        steady.follow(
-            Timestamp::from_nanosecond(9_000_000_000).expect("a time"),
-            600,
-        );
-        assert_eq!(steady.at(600).as_nanosecond(), 9_000_000_000);
-    }
 }

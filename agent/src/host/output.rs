@@ -2,14 +2,12 @@
 
 use std::io::{self, Write};
 
-use jiff::Timestamp;
-use rustix::time::{ClockId, clock_gettime};
-
 use super::args::{Args, Format};
-use super::json::{self, Clock};
+use super::json;
 use super::table::{Layout, Table};
 use crate::bpf::Message;
-use crate::event::{Losses, Nanos};
+use crate::clock::Clock;
+use crate::event::Losses;
 
 enum Style {
     Table(Table),
@@ -28,7 +26,7 @@ impl<W: Write> Output<W> {
     /// Writes what comes before the first event.
     pub fn start(args: &Args, mut to: W) -> io::Result<Self> {
         let style = match args.output {
-            Format::Json => Style::Json(Clock::new(Timestamp::now(), monotonic_now())),
+            Format::Json => Style::Json(Clock::now()),
             Format::Table => {
                 let table = Table::new(Layout {
                     timestamp: args.timestamp,
@@ -57,9 +55,10 @@ impl<W: Write> Output<W> {
                 warn_of(&self.lost, total);
                 self.lost = *total;
             }
+            Message::Cgroup(_) => {}
             Message::Events(events) => {
                 if let Style::Json(clock) = &mut self.style {
-                    clock.follow(Timestamp::now(), monotonic_now());
+                    clock.keep_up();
                 }
                 for event in events {
                     let line = match &mut self.style {
@@ -130,9 +129,4 @@ pub fn stats(written: u64, lost: &Losses) -> String {
         lost.untracked,
         lost.skipped_runs,
     )
-}
-
-fn monotonic_now() -> Nanos {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

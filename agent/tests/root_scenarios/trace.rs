@@ -65,7 +65,7 @@ impl Trace {
         let left = deadline.saturating_duration_since(Instant::now());
         match self.messages.recv_timeout(left) {
             Ok(Message::Events(batch)) => self.events.extend(batch),
-            Ok(Message::Lost(_)) => {}
+            Ok(Message::Lost(_) | Message::Cgroup(_)) => {}
             Err(RecvTimeoutError::Timeout) => bail!("not within {PATIENCE:?}"),
             Err(RecvTimeoutError::Disconnected) => bail!("the tracer has ended"),
         }

@@ -1,0 +1,199 @@
+//! Filter maps that we own: pinned, so that other tools can use them, and kept equal to what is wanted.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::mem::size_of;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use libbpf_rs::libbpf_sys::bpf_map_create_opts;
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, MapType};
+
+use super::maps;
+
+/// What bcc looks up in a map; the key is 8 bytes in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetOf {
+    /// Ids of cgroups; values of 8 bytes.
+    Cgroups,
+    /// Inodes of mount namespaces; values of 4 bytes.
+    MountNamespaces,
+}
+
+impl SetOf {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cgroups => "cgroupmap",
+            Self::MountNamespaces => "mntnsmap",
+        }
+    }
+
+    /// A one; bcc never looks at it.
+    fn value(self) -> Vec<u8> {
+        match self {
+            Self::Cgroups => 1u64.to_ne_bytes().into(),
+            Self::MountNamespaces => 1u32.to_ne_bytes().into(),
+        }
+    }
+}
+
+/// A pinned map as a set of numbers. It alone writes to the map, and its pin goes with it.
+#[derive(Debug)]
+pub struct PinnedSet {
+    of: SetOf,
+    path: PathBuf,
+    map: MapHandle,
+    members: HashSet<u64>,
+}
+
+/// What became of a change of the content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Members that there was no room for.
+    pub no_room: usize,
+    /// Members that could not be added or removed for another reason.
+    pub failed: usize,
+}
+
+impl PinnedSet {
+    /// Makes an empty set at `FOLDER/cgroupmap` or `FOLDER/mntnsmap`, making the folder as well. A map
+    /// that an earlier run left there is emptied and used on, if it is of this shape.
+    pub fn open(folder: &Path, of: SetOf, capacity: u32) -> Result<Self> {
+        let path = folder.join(of.name());
+        fs::create_dir_all(folder).with_context(|| {
+            format!(
+                "cannot make {}: is the bpf file system mounted? (mount -t bpf bpf /sys/fs/bpf)",
+                folder.display()
+            )
+        })?;
+        let left = path.exists().then(|| Self::adopt(&path, of, capacity));
+        let map = match left {
+            Some(Ok(map)) => map,
+            _ => Self::make(&path, of, capacity)?,
+        };
+        let mut set = Self {
+            of,
+            path,
+            map,
+            members: HashSet::new(),
+        };
+        set.refresh();
+        let outcome = set.replace(&HashSet::new());
+        anyhow::ensure!(
+            outcome == Outcome::default(),
+            "cannot empty the map at {}",
+            set.path.display()
+        );
+        Ok(set)
+    }
+
+    /// Where it is pinned.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How many members it has.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// How many members it can have.
+    pub fn capacity(&self) -> u32 {
+        self.map.max_entries()
+    }
+
+    /// Makes `wanted` the content, removing first to make room.
+    pub fn replace(&mut self, wanted: &HashSet<u64>) -> Outcome {
+        let mut outcome = Outcome::default();
+        let unwanted: Vec<u64> = self.members.difference(wanted).copied().collect();
+        for member in unwanted {
+            match self.map.delete(&member.to_ne_bytes()) {
+                Err(e) if e.kind() != ErrorKind::NotFound => outcome.failed += 1,
+                _ => {
+                    self.members.remove(&member);
+                }
+            }
+        }
+        let missing: Vec<u64> = wanted.difference(&self.members).copied().collect();
+        let value = self.of.value();
+        for member in missing {
+            match self
+                .map
+                .update(&member.to_ne_bytes(), &value, MapFlags::ANY)
+            {
+                Ok(()) => {
+                    self.members.insert(member);
+                }
+                Err(e) if matches!(e.kind(), ErrorKind::TooBig | ErrorKind::OutOfMemory) => {
+                    outcome.no_room += 1;
+                }
+                Err(_) => outcome.failed += 1,
+            }
+        }
+        outcome
+    }
+
+    /// Looks at what the map really holds, in case somebody else wrote to it. The next
+    /// [`Self::replace`] corrects it.
+    pub fn refresh(&mut self) {
+        self.members = self
+            .map
+            .keys()
+            .filter_map(|key| Some(u64::from_ne_bytes(key.try_into().ok()?)))
+            .collect();
+    }
+
+    fn adopt(path: &Path, of: SetOf, capacity: u32) -> Result<MapHandle> {
+        let map = maps::open_pinned("--pin-dir", path)?;
+        anyhow::ensure!(
+            map.map_type() == MapType::Hash
+                && map.value_size() as usize == of.value().len()
+                && map.max_entries() == capacity
+        );
+        Ok(map)
+    }
+
+    fn make(path: &Path, of: SetOf, capacity: u32) -> Result<MapHandle> {
+        let shown = path.display();
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("cannot replace {shown}"));
+            }
+            _ => {}
+        }
+        let options = bpf_map_create_opts {
+            sz: size_of::<bpf_map_create_opts>() as _,
+            ..Default::default()
+        };
+        let value = of.value().len() as u32;
+        let mut map = MapHandle::create(
+            MapType::Hash,
+            Some(of.name()),
+            size_of::<u64>() as u32,
+            value,
+            capacity,
+            &options,
+        )
+        .with_context(|| format!("cannot make the filter map for {shown}"))?;
+        map.pin(path).with_context(|| {
+            format!(
+                "cannot pin {shown}: is it on a bpf file system? (mount -t bpf bpf /sys/fs/bpf)"
+            )
+        })?;
+        Ok(map)
+    }
+}
+
+impl Drop for PinnedSet {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+        // As long as somebody else has a map in the folder, it stays.
+        let _ = self.path.parent().map(fs::remove_dir);
+    }
+}

@@ -1,0 +1,72 @@
+//! The loaded programs as the kernel accounts for them.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use libbpf_rs::ProgramMut;
+
+use super::skel::TcptracerSkel;
+
+/// A loaded program. Holding it keeps the program loaded.
+#[derive(Debug)]
+pub struct Program {
+    /// The hook it is for.
+    pub hook: &'static str,
+    fd: OwnedFd,
+}
+
+impl Program {
+    fn new(hook: &'static str, program: &ProgramMut<'_>) -> Result<Self> {
+        Ok(Self {
+            hook,
+            fd: program
+                .as_fd()
+                .try_clone_to_owned()
+                .context("cannot keep a program")?,
+        })
+    }
+
+    /// How often the kernel skipped it because it was running already. Older than 5.12 it does not say.
+    pub fn skipped_runs(&self) -> u64 {
+        self.read("recursion_misses:")
+    }
+
+    /// How long it ran in all, and how often; counted while the sysctl `kernel.bpf_stats_enabled` is on.
+    pub fn run_time(&self) -> (Duration, u64) {
+        let time = Duration::from_nanos(self.read("run_time_ns:"));
+        (time, self.read("run_cnt:"))
+    }
+
+    /// The kernel shows its counters with the program's descriptor; 0 if it does not.
+    fn read(&self, counter: &str) -> u64 {
+        let path = format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd());
+        let info = fs::read_to_string(path).unwrap_or_default();
+        info.lines()
+            .find_map(|line| line.strip_prefix(counter)?.trim().parse().ok())
+            .unwrap_or(0)
+    }
+}
+
+/// The programs that are loaded to stay, without the second copies: what those skip, the first has seen.
+pub fn loaded(skel: &TcptracerSkel<'_>) -> Result<Arc<[Program]>> {
+    let progs = &skel.progs;
+    [
+        ("tp_btf/inet_sock_set_state", &progs.tt_set_state),
+        ("tp_btf/tcp_destroy_sock", &progs.tt_destroy_sock),
+        ("tp/syscalls/sys_exit_accept", &progs.tt_exit_accept),
+        ("tp/syscalls/sys_exit_accept4", &progs.tt_exit_accept4),
+        ("fexit/inet_csk_accept", &progs.tt_inet_csk_accept),
+        ("tp/io_uring/io_uring_complete", &progs.tt_io_uring_complete),
+        ("tp/syscalls/sys_enter_connect", &progs.tt_enter_connect),
+        ("tp/syscalls/sys_exit_connect", &progs.tt_exit_connect),
+        ("tp_btf/cgroup_mkdir", &progs.tt_cgroup_mkdir),
+        ("tp_btf/cgroup_rmdir", &progs.tt_cgroup_rmdir),
+    ]
+    .into_iter()
+    .filter(|(_, program)| program.autoload())
+    .map(|(hook, program)| Program::new(hook, program))
+    .collect()
+}

@@ -1,0 +1,438 @@
+/*!
+Who gets which event: subscribers, their queues, and a bounded history.
+
+One task owns the [`Hub`] and never waits for anyone. A subscriber has a queue with room for so many
+events and messages; what does not fit is counted and told to it, in its place in the stream, as soon as
+there is room.
+An event is encoded before it comes here, and everybody gets the same bytes.
+*/
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tcptracer_proto::EncodedEvent;
+use tokio::sync::mpsc;
+
+use crate::event::{Event, Nanos};
+use crate::filter::{Matcher, Verdicts};
+use crate::identity::{Attribution, ContainerKey};
+
+/// Events in one message, at most.
+const BATCH: usize = 512;
+
+/// Where something was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LossSource {
+    /// The kernel's ring was full.
+    Ring,
+    /// The kernel's table of connections was full.
+    Connections,
+    /// Connections ended that were not followed.
+    Untracked,
+    /// This process was too slow.
+    Agent,
+    /// The subscriber was too slow.
+    Subscriber,
+    /// The history does not reach back so far.
+    History,
+    /// Containers for which the filter map had no room.
+    FilterMap,
+}
+
+/// So much was lost there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Where.
+    pub source: LossSource,
+    /// How much since the last time.
+    pub count: u64,
+}
+
+/// How the node fares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The pods are known.
+    pub pods_synced: bool,
+    /// Why the source of pods does not answer.
+    pub pods_error: Option<String>,
+    /// What goes unseen.
+    pub shortcomings: Vec<String>,
+}
+
+/// An event on its way to subscribers.
+#[derive(Debug)]
+pub struct Published {
+    /// Its number in this run, from 1.
+    pub sequence: u64,
+    /// What happened.
+    pub event: Event,
+    /// Whose it is.
+    pub who: Attribution,
+    /// Both, encoded.
+    pub bytes: EncodedEvent,
+}
+
+/// What to send of the past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Past {
+    /// Nothing.
+    None,
+    /// Events at this time or later.
+    Since(Nanos),
+    /// So many of the latest that pass.
+    Last(usize),
+    /// What came after this sequence number.
+    After(u64),
+}
+
+/// What a subscriber gets.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// Events, in order.
+    Events(Vec<EncodedEvent>),
+    /// Something was lost here.
+    Lost(Loss),
+    /// How the node fares, the last sequence number, and whether what follows is new.
+    Status(Arc<Status>, u64, bool),
+}
+
+impl Item {
+    /// How much of the queue it takes.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Events(events) => events.len(),
+            Self::Lost(_) | Self::Status(..) => 1,
+        }
+    }
+}
+
+enum Entry {
+    Event(Arc<Published>),
+    Lost(Loss),
+}
+
+/// A subscriber's end of its queue.
+#[derive(Debug)]
+pub struct Subscription {
+    items: mpsc::UnboundedReceiver<Item>,
+    queued: Arc<AtomicUsize>,
+}
+
+impl Subscription {
+    /// The next item; `None` once the agent ends or, without a future, after the past.
+    pub async fn next(&mut self) -> Option<Item> {
+        let item = self.items.recv().await?;
+        self.queued.fetch_sub(item.weight(), Ordering::Relaxed);
+        Some(item)
+    }
+}
+
+struct Subscriber {
+    matcher: Matcher,
+    /// Answers of the matcher by container, for this generation of the index.
+    verdicts: HashMap<Option<ContainerKey>, Verdicts>,
+    items: mpsc::UnboundedSender<Item>,
+    /// What the queue holds. Only this side adds, so a look at it is never too low.
+    queued: Arc<AtomicUsize>,
+    max_queued: usize,
+    /// Losses that found no room either; one for each source.
+    owed: Vec<Loss>,
+    /// The status has changed, and found no room.
+    status_owed: bool,
+}
+
+/// Subscribers and history.
+pub struct Hub {
+    subscribers: HashMap<u64, Subscriber>,
+    next_subscriber: u64,
+    history: VecDeque<Entry>,
+    history_events: usize,
+    max_history: usize,
+    max_queued: usize,
+    sequence: u64,
+    status: Arc<Status>,
+    /// Events that subscribers were too slow for, in all.
+    subscriber_losses: u64,
+}
+
+impl Hub {
+    /// Keeps `max_history` events, and `max_queued` for each subscriber: at least as many.
+    pub fn new(max_history: usize, max_queued: usize) -> Self {
+        Self {
+            subscribers: HashMap::new(),
+            next_subscriber: 0,
+            history: VecDeque::new(),
+            history_events: 0,
+            max_history,
+            max_queued: max_queued.max(max_history),
+            sequence: 0,
+            status: Arc::default(),
+            subscriber_losses: 0,
+        }
+    }
+
+    /// The number of the last event.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Numbers the next event.
+    pub fn next_sequence(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    /// How many subscribers there are.
+    pub fn subscribers(&self) -> usize {
+        self.subscribers.len()
+    }
+
+    /// Events that subscribers were too slow for, in all.
+    pub fn subscriber_losses(&self) -> u64 {
+        self.subscriber_losses
+    }
+
+    /// How many events the history holds.
+    pub fn history_len(&self) -> usize {
+        self.history_events
+    }
+
+    /// What the subscribers want.
+    pub fn matchers(&self) -> impl Iterator<Item = &Matcher> {
+        self.subscribers.values().map(|s| &s.matcher)
+    }
+
+    /// Adds a subscriber, which first gets the status, what it wants of the past, and the status again.
+    /// It goes when it drops its end, or at once after the past if that is all it wants.
+    pub fn subscribe(&mut self, matcher: Matcher, past: Past, follow: bool) -> Subscription {
+        let (items, receiver) = mpsc::unbounded_channel();
+        let queued = Arc::new(AtomicUsize::new(0));
+        let subscription = Subscription {
+            items: receiver,
+            queued: Arc::clone(&queued),
+        };
+        let subscriber = Subscriber {
+            matcher,
+            verdicts: HashMap::new(),
+            items,
+            queued,
+            max_queued: self.max_queued,
+            owed: Vec::new(),
+            status_owed: false,
+        };
+        let status = |live| Item::Status(Arc::clone(&self.status), self.sequence, live);
+
+        subscriber.send(status(false));
+        self.send_past(&subscriber, past);
+        subscriber.send(status(true));
+        if follow {
+            self.subscribers.insert(self.next_subscriber, subscriber);
+            self.next_subscriber += 1;
+        }
+        subscription
+    }
+
+    fn send_past(&self, subscriber: &Subscriber, past: Past) {
+        if past == Past::None {
+            return;
+        }
+        if let Past::After(sequence) = past {
+            let count = self.gone_since(sequence);
+            let source = LossSource::History;
+            if count > 0 {
+                subscriber.send(Item::Lost(Loss { source, count }));
+            }
+        }
+        let mut entries: Vec<&Entry> = Vec::new();
+        let mut reached = 0;
+        // Backwards: the past ends at the first entry that is too old.
+        for entry in self.history.iter().rev() {
+            let Entry::Event(published) = entry else {
+                entries.push(entry);
+                continue;
+            };
+            let event = &published.event;
+            match past {
+                Past::Last(n) if reached >= n => break,
+                Past::After(sequence) if published.sequence <= sequence => break,
+                Past::Since(time) if event.time < time => continue,
+                _ => {}
+            }
+            let verdicts = subscriber.matcher.judge(&published.who);
+            if subscriber.matcher.passes(verdicts, event) {
+                entries.push(entry);
+                reached += 1;
+            }
+        }
+        entries.reverse();
+        let mut batch = Vec::new();
+        for entry in entries {
+            match entry {
+                Entry::Event(published) => batch.push(published.bytes.clone()),
+                Entry::Lost(loss) => {
+                    subscriber.send_events(&mut batch);
+                    subscriber.send(Item::Lost(*loss));
+                }
+            }
+            if batch.len() == BATCH {
+                subscriber.send_events(&mut batch);
+            }
+        }
+        subscriber.send_events(&mut batch);
+    }
+
+    /// How many events after this one the history does not hold any more.
+    fn gone_since(&self, sequence: u64) -> u64 {
+        let oldest = self.history.iter().find_map(|entry| match entry {
+            Entry::Event(published) => Some(published.sequence),
+            Entry::Lost(_) => None,
+        });
+        let first_held = oldest.unwrap_or(self.sequence + 1);
+        first_held.saturating_sub(sequence + 1)
+    }
+
+    /// Hands out events, which have been numbered in order. `key` tells whose an event is within a
+    /// generation of the index: the same key, the same attribution.
+    pub fn publish(&mut self, events: Vec<(Option<ContainerKey>, Published)>) {
+        let events: Vec<_> = events.into_iter().map(|(k, p)| (k, Arc::new(p))).collect();
+        let mut lost = 0;
+        self.subscribers.retain(|_, subscriber| {
+            lost += subscriber.offer(&events);
+            !subscriber.items.is_closed()
+        });
+        self.subscriber_losses += lost;
+        for (_, published) in events {
+            self.history.push_back(Entry::Event(published));
+            self.history_events += 1;
+        }
+        self.trim();
+    }
+
+    /// Tells everybody that something was lost.
+    pub fn lost(&mut self, loss: Loss) {
+        for subscriber in self.subscribers.values_mut() {
+            subscriber.owe(loss);
+            subscriber.settle(&self.status, self.sequence);
+        }
+        // One entry for a run of losses: the history does not grow without events.
+        match self.history.back_mut() {
+            Some(Entry::Lost(last)) if last.source == loss.source => last.count += loss.count,
+            _ => self.history.push_back(Entry::Lost(loss)),
+        }
+        self.trim();
+    }
+
+    /// Tells everybody how the node fares, if that has changed.
+    pub fn set_status(&mut self, status: Status) {
+        if *self.status == status {
+            return;
+        }
+        self.status = Arc::new(status);
+        for subscriber in self.subscribers.values_mut() {
+            subscriber.status_owed = true;
+            subscriber.settle(&self.status, self.sequence);
+        }
+    }
+
+    /// What containers are called has changed.
+    pub fn forget_verdicts(&mut self) {
+        for subscriber in self.subscribers.values_mut() {
+            subscriber.verdicts.clear();
+        }
+    }
+
+    /// Tells losses to those who have caught up, and says whether somebody has gone. To be called now
+    /// and then.
+    pub fn look_after(&mut self) -> bool {
+        let before = self.subscribers.len();
+        self.subscribers.retain(|_, subscriber| {
+            subscriber.settle(&self.status, self.sequence);
+            !subscriber.items.is_closed()
+        });
+        self.subscribers.len() != before
+    }
+
+    fn trim(&mut self) {
+        while self.history_events > self.max_history || self.history.len() > 2 * self.max_history {
+            if let Some(Entry::Event(_)) = self.history.pop_front() {
+                self.history_events -= 1;
+            }
+        }
+    }
+}
+
+impl Subscriber {
+    /// Sends those of the events that it wants and has room for; returns how many it lost.
+    fn offer(&mut self, events: &[(Option<ContainerKey>, Arc<Published>)]) -> u64 {
+        let mut wanted = Vec::new();
+        for (key, published) in events {
+            let verdicts = match key {
+                Some(_) => *self
+                    .verdicts
+                    .entry(*key)
+                    .or_insert_with(|| self.matcher.judge(&published.who)),
+                None => self.matcher.judge(&published.who),
+            };
+            if self.matcher.passes(verdicts, &published.event) {
+                wanted.push(published.bytes.clone());
+            }
+        }
+        if wanted.is_empty() {
+            return 0;
+        }
+        self.tell_losses();
+        // What was lost before has to be told before.
+        let room = if self.owed.is_empty() { self.room() } else { 0 };
+        let count = wanted.len().saturating_sub(room) as u64;
+        wanted.truncate(room);
+        self.send_events(&mut wanted);
+        self.owe(Loss {
+            source: LossSource::Subscriber,
+            count,
+        });
+        count
+    }
+
+    fn room(&self) -> usize {
+        let queued = self.queued.load(Ordering::Relaxed);
+        self.max_queued.saturating_sub(queued)
+    }
+
+    fn owe(&mut self, loss: Loss) {
+        match self.owed.iter_mut().find(|o| o.source == loss.source) {
+            Some(owed) => owed.count += loss.count,
+            None if loss.count > 0 => self.owed.push(loss),
+            None => {}
+        }
+    }
+
+    /// Sends what it is owed, if there is room.
+    fn settle(&mut self, status: &Arc<Status>, sequence: u64) {
+        self.tell_losses();
+        if self.status_owed && self.room() > 0 {
+            self.status_owed = false;
+            self.send(Item::Status(Arc::clone(status), sequence, true));
+        }
+    }
+
+    fn tell_losses(&mut self) {
+        if self.room() > self.owed.len() {
+            for loss in std::mem::take(&mut self.owed) {
+                self.send(Item::Lost(loss));
+            }
+        }
+    }
+
+    fn send_events(&self, events: &mut Vec<EncodedEvent>) {
+        if !events.is_empty() {
+            self.send(Item::Events(std::mem::take(events)));
+        }
+    }
+
+    /// Somebody who is gone misses nothing.
+    fn send(&self, item: Item) {
+        self.queued.fetch_add(item.weight(), Ordering::Relaxed);
+        let _ = self.items.send(item);
+    }
+}

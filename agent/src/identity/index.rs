@@ -1,0 +1,667 @@
+//! What is known of containers and pods, and the rules that bring them together.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Attribution, Evidence, Names};
+use crate::cgroup::{self, Cgroup};
+use crate::kube::Pod;
+
+/// How long containers, pods and cgroups stay known after they are gone: closes trail deletions.
+pub const LINGER: Duration = Duration::from_secs(60);
+
+/// Cgroups to remember that lie outside of what this node can see.
+const MAX_OUTSIDE: usize = 4096;
+
+/// Names a container as long as it is known; not used again.
+pub type ContainerKey = u32;
+
+/// A container whose cgroup has been seen.
+#[derive(Debug)]
+pub struct Container {
+    /// Its id.
+    pub id: Arc<str>,
+    /// Its own cgroup, from the root of the hierarchy.
+    pub path: String,
+    /// The id of its own cgroup; those below belong to it as well.
+    pub cgroup: Option<u64>,
+    /// The inode of its mount namespace, once a process has been found in it.
+    pub mntns: Option<u64>,
+    /// When its cgroup was removed.
+    pub gone: Option<Instant>,
+    pod_uid: String,
+    /// What is before the kubelet's part of the path: tells the nodes on one kernel apart.
+    prefix: String,
+    seen: Instant,
+    names: Option<Arc<Names>>,
+}
+
+#[derive(Debug)]
+struct KnownPod {
+    pod: Arc<Pod>,
+    deleted: Option<Instant>,
+}
+
+/// How much is known; for metrics, and for tests that nothing grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Containers of this node, also those that are gone and not forgotten.
+    pub containers: usize,
+    /// Pods, likewise.
+    pub pods: usize,
+    /// Cgroups, of containers and others.
+    pub cgroups: usize,
+    /// Cgroups that were asked for and lie outside of what can be seen.
+    pub outside: usize,
+}
+
+/// The containers of this node and what names them. One task owns it.
+#[derive(Debug, Default)]
+pub struct Index {
+    containers: HashMap<ContainerKey, Container>,
+    next_key: ContainerKey,
+    by_id: HashMap<Arc<str>, ContainerKey>,
+    /// Every cgroup that has been seen, and the container it belongs to, if any.
+    cgroups: HashMap<u64, Option<ContainerKey>>,
+    by_mntns: HashMap<u64, ContainerKey>,
+    pods: HashMap<String, KnownPod>,
+    /// The uid in the paths of a static pod, and the uid of its mirror pod.
+    static_uids: HashMap<String, String>,
+    /// Prefixes below which a pod of this node has been found.
+    own_prefixes: HashSet<String>,
+    /// Cgroups of no container that were removed, oldest first.
+    removed: VecDeque<(Instant, u64)>,
+    /// Cgroups that no scan finds, oldest first.
+    outside: VecDeque<u64>,
+    outside_ids: HashSet<u64>,
+    /// Whether a scan sees every cgroup of the kernel.
+    sees_all: bool,
+    generation: u64,
+}
+
+impl Index {
+    /// Knows nothing. `sees_all`: the cgroup file system is mounted from its very root, so that what
+    /// a scan does not find is not there.
+    pub fn new(sees_all: bool) -> Self {
+        Self {
+            sees_all,
+            ..Self::default()
+        }
+    }
+
+    /// Changes whenever containers or their names do.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// How much is known.
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            containers: self
+                .containers
+                .values()
+                .filter(|c| !self.is_foreign(c))
+                .count(),
+            pods: self.pods.len(),
+            cgroups: self.cgroups.len(),
+            outside: self.outside.len(),
+        }
+    }
+
+    /// Pods that exist.
+    pub fn pods(&self) -> usize {
+        self.pods.values().filter(|p| p.deleted.is_none()).count()
+    }
+
+    /// Every container, of other nodes too.
+    pub fn containers(&self) -> impl Iterator<Item = (ContainerKey, &Container)> {
+        self.containers.iter().map(|(key, c)| (*key, c))
+    }
+
+    // === cgroups
+
+    /// A cgroup was made, or found by a scan.
+    pub fn cgroup_made(&mut self, id: u64, path: &str, now: Instant) {
+        let container = cgroup::parse(path).map(|found| {
+            let key = match self.by_id.get(found.container_id) {
+                Some(&key) => key,
+                None => self.add_container(&found, now),
+            };
+            if found.path == path
+                && let Some(container) = self.containers.get_mut(&key)
+            {
+                container.cgroup = Some(id);
+                container.gone = None;
+            }
+            self.generation += 1;
+            key
+        });
+        self.cgroups.insert(id, container);
+    }
+
+    /// A cgroup was removed. It stays known for a while.
+    pub fn cgroup_removed(&mut self, id: u64, now: Instant) {
+        match self.cgroups.get(&id) {
+            Some(Some(key)) => self.container_gone_with(*key, id, now),
+            Some(None) => self.removed.push_back((now, id)),
+            None => {}
+        }
+    }
+
+    /// What a scan found: everything that is there.
+    pub fn scanned(&mut self, found: &[Cgroup], now: Instant) {
+        for cgroup in found {
+            if !matches!(self.cgroups.get(&cgroup.id), Some(known) if self.is_settled(*known)) {
+                self.cgroup_made(cgroup.id, &cgroup.path, now);
+            }
+        }
+        if self.sees_all {
+            let there: HashSet<u64> = found.iter().map(|c| c.id).collect();
+            let missed: Vec<u64> = self.missing(&there);
+            for id in missed {
+                self.cgroup_removed(id, now);
+            }
+        }
+    }
+
+    /// Cgroups whose removal was not seen.
+    fn missing(&self, there: &HashSet<u64>) -> Vec<u64> {
+        let removed: HashSet<u64> = self.removed.iter().map(|(_, id)| *id).collect();
+        let is_there =
+            |key: &ContainerKey| self.containers.get(key).is_some_and(|c| c.gone.is_none());
+        self.cgroups
+            .iter()
+            .filter(|(id, _)| !there.contains(id) && !removed.contains(id))
+            .filter(|(_, key)| key.as_ref().is_none_or(is_there))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// Remembers that no scan finds this cgroup.
+    pub fn is_outside(&mut self, id: u64) {
+        if self.outside_ids.insert(id) {
+            self.outside.push_back(id);
+        }
+        if self.outside.len() > MAX_OUTSIDE
+            && let Some(oldest) = self.outside.pop_front()
+        {
+            self.outside_ids.remove(&oldest);
+        }
+    }
+
+    /// A process of the container was found in this mount namespace.
+    pub fn set_mount_namespace(&mut self, key: ContainerKey, inode: u64) {
+        if let Some(container) = self.containers.get_mut(&key) {
+            container.mntns = Some(inode);
+            self.by_mntns.insert(inode, key);
+            self.generation += 1;
+        }
+    }
+
+    /// Containers that are there and whose mount namespace is not known.
+    pub fn without_mount_namespace(&self) -> Vec<(ContainerKey, String)> {
+        self.containers
+            .iter()
+            .filter(|(_, c)| c.mntns.is_none() && c.gone.is_none() && !self.is_foreign(c))
+            .map(|(key, c)| (*key, c.path.clone()))
+            .collect()
+    }
+
+    fn add_container(&mut self, found: &cgroup::ContainerPath<'_>, now: Instant) -> ContainerKey {
+        let key = self.next_key;
+        let id: Arc<str> = found.container_id.into();
+        self.next_key = self.next_key.wrapping_add(1);
+        self.by_id.insert(Arc::clone(&id), key);
+        self.containers.insert(
+            key,
+            Container {
+                id,
+                path: found.path.into(),
+                cgroup: None,
+                mntns: None,
+                gone: None,
+                pod_uid: found.pod_uid.clone().into_owned(),
+                prefix: found.prefix.into(),
+                seen: now,
+                names: None,
+            },
+        );
+        self.name(key);
+        key
+    }
+
+    /// A container's own cgroup takes the container with it. Its mount namespace may be another's soon.
+    fn container_gone_with(&mut self, key: ContainerKey, cgroup: u64, now: Instant) {
+        let Some(container) = self.containers.get_mut(&key) else {
+            return;
+        };
+        if container.cgroup != Some(cgroup) {
+            return;
+        }
+        container.gone = Some(now);
+        if let Some(mntns) = container.mntns.take()
+            && self.by_mntns.get(&mntns) == Some(&key)
+        {
+            self.by_mntns.remove(&mntns);
+        }
+        self.generation += 1;
+    }
+
+    /// Nothing is to be learned from seeing the cgroup again.
+    fn is_settled(&self, known: Option<ContainerKey>) -> bool {
+        known.is_none_or(|key| {
+            self.containers
+                .get(&key)
+                .is_some_and(|c| c.cgroup.is_some())
+        })
+    }
+
+    // === pods
+
+    /// All pods of the node; others are gone.
+    pub fn pods_replaced(&mut self, pods: Vec<Arc<Pod>>, now: Instant) {
+        let there: HashSet<String> = pods.iter().map(|p| p.uid.clone()).collect();
+        for (uid, known) in &mut self.pods {
+            if !there.contains(uid) {
+                known.deleted.get_or_insert(now);
+            }
+        }
+        for pod in pods {
+            self.pod_applied(pod);
+        }
+    }
+
+    /// A pod is new or has changed.
+    pub fn pod_applied(&mut self, pod: Arc<Pod>) {
+        let uid = pod.uid.clone();
+        if self
+            .pods
+            .get(&uid)
+            .is_some_and(|k| k.deleted.is_none() && k.pod == pod)
+        {
+            return;
+        }
+        if let Some(static_uid) = &pod.static_uid {
+            self.static_uids.insert(static_uid.clone(), uid.clone());
+        }
+        let deleted = None;
+        self.pods.insert(uid, KnownPod { pod, deleted });
+        self.name_all();
+    }
+
+    /// A pod is gone. It stays known for a while.
+    pub fn pod_deleted(&mut self, uid: &str, now: Instant) {
+        if let Some(known) = self.pods.get_mut(uid) {
+            known.deleted.get_or_insert(now);
+        }
+    }
+
+    /// Forgets what has been gone for [`LINGER`].
+    pub fn forget(&mut self, now: Instant) {
+        let over = |since: Option<Instant>| since.is_some_and(|s| now - s >= LINGER);
+
+        let gone: HashSet<ContainerKey> = self
+            .containers
+            .iter()
+            .filter(|(_, c)| over(c.gone))
+            .map(|(key, _)| *key)
+            .collect();
+        if !gone.is_empty() {
+            self.containers.retain(|key, _| !gone.contains(key));
+            self.by_id.retain(|_, key| !gone.contains(key));
+            self.cgroups
+                .retain(|_, key| !key.is_some_and(|k| gone.contains(&k)));
+            self.generation += 1;
+        }
+        while self.removed.front().is_some_and(|(s, _)| over(Some(*s))) {
+            if let Some((_, id)) = self.removed.pop_front() {
+                self.cgroups.remove(&id);
+            }
+        }
+        let pods = self.pods.len();
+        self.pods.retain(|_, known| !over(known.deleted));
+        if self.pods.len() != pods {
+            let pods = &self.pods;
+            self.static_uids.retain(|_, uid| pods.contains_key(uid));
+            self.name_all();
+        }
+    }
+
+    fn pod(&self, path_uid: &str) -> Option<&Arc<Pod>> {
+        let uid = self.static_uids.get(path_uid).map_or(path_uid, |u| u);
+        self.pods.get(uid).map(|known| &known.pod)
+    }
+
+    fn name_all(&mut self) {
+        let keys: Vec<_> = self.containers.keys().copied().collect();
+        for key in keys {
+            self.name(key);
+        }
+        self.generation += 1;
+    }
+
+    /// Works out the names of a container, and learns which prefix is this node's.
+    fn name(&mut self, key: ContainerKey) {
+        let Some(container) = self.containers.get(&key) else {
+            return;
+        };
+        let names = self.pod(&container.pod_uid).map(|pod| Names {
+            container: container_of(pod, &container.id),
+            pod: Arc::clone(pod),
+            container_id: Arc::clone(&container.id),
+        });
+        let Some(container) = self.containers.get_mut(&key) else {
+            return;
+        };
+        match names {
+            // What is known of a pod outlives the pod with the container.
+            None => {}
+            Some(names) if container.names.as_deref() == Some(&names) => {}
+            Some(names) => {
+                self.own_prefixes.insert(container.prefix.clone());
+                container.names = Some(Arc::new(names));
+            }
+        }
+    }
+
+    // === attribution
+
+    /// Whether a scan may help to tell whose the cgroup is.
+    pub fn should_scan(&self, cgroup_id: u64) -> bool {
+        cgroup_id != 0
+            && !self.cgroups.contains_key(&cgroup_id)
+            && !self.outside_ids.contains(&cgroup_id)
+    }
+
+    /// Whose a process is, by its cgroup or else by its mount namespace, and which container that is.
+    pub fn attribute(&self, cgroup_id: u64, mntns: u64) -> (Option<ContainerKey>, Attribution) {
+        let known = self.cgroups.get(&cgroup_id);
+        if let Some(Some(key)) = known {
+            return (Some(*key), self.attribution(*key, Evidence::Cgroup));
+        }
+        if let Some(key) = self.by_mntns.get(&mntns) {
+            return (Some(*key), self.attribution(*key, Evidence::MountNamespace));
+        }
+        let who = match known {
+            Some(_) => Attribution::Host,
+            // Another node's, or its host's.
+            None if !self.sees_all && self.outside_ids.contains(&cgroup_id) => Attribution::Foreign,
+            None => Attribution::Unknown,
+        };
+        (None, who)
+    }
+
+    /// Whose the processes in a container are.
+    pub fn attribution(&self, key: ContainerKey, evidence: Evidence) -> Attribution {
+        match self.containers.get(&key) {
+            None => Attribution::Unknown,
+            Some(container) => match &container.names {
+                Some(names) => Attribution::Resolved(Arc::clone(names), evidence),
+                None if self.is_foreign(container) => Attribution::Foreign,
+                None => Attribution::Pending(Arc::clone(&container.id), evidence),
+            },
+        }
+    }
+
+    /// Another node's: not below a prefix of ours, once one is known.
+    fn is_foreign(&self, container: &Container) -> bool {
+        container.names.is_none()
+            && !self.own_prefixes.is_empty()
+            && !self.own_prefixes.contains(&container.prefix)
+    }
+
+    /// Whether the container's pod may still turn up: it is not named, not another node's, and young.
+    pub fn may_be_named(&self, container: &Container, now: Instant) -> bool {
+        container.names.is_none() && !self.is_foreign(container) && now - container.seen < LINGER
+    }
+}
+
+impl Container {
+    /// What it is called, once its pod is known.
+    pub fn names(&self) -> Option<&Arc<Names>> {
+        self.names.as_ref()
+    }
+}
+
+/// Which container of the pod has this id. The kubelet reports ids late: in a pod with one
+/// container it can be no other, since the sandbox opens no connections.
+fn container_of(pod: &Pod, id: &str) -> Option<usize> {
+    let has_id = |c: &crate::kube::Container| {
+        c.id.as_deref() == Some(id) || c.previous_id.as_deref() == Some(id)
+    };
+    pod.containers
+        .iter()
+        .position(has_id)
+        .or((pod.containers.len() == 1).then_some(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::kube::{Container as Spec, ContainerKind};
+
+    const ROOT: u64 = 1;
+
+    fn uid(n: u32) -> String {
+        format!("{n:08x}-0000-4000-8000-000000000000")
+    }
+
+    fn id(n: u32) -> String {
+        format!("{n:064x}")
+    }
+
+    fn path(prefix: &str, pod: u32, container: u32) -> String {
+        format!("{prefix}/kubepods/pod{}/{}", uid(pod), id(container))
+    }
+
+    fn pod(n: u32, containers: &[Option<u32>]) -> Arc<Pod> {
+        Arc::new(Pod {
+            uid: uid(n),
+            static_uid: None,
+            namespace: "shop".into(),
+            name: format!("pod-{n}"),
+            labels: BTreeMap::new(),
+            host_network: false,
+            workload: None,
+            containers: containers
+                .iter()
+                .enumerate()
+                .map(|(at, known)| Spec {
+                    name: format!("c{at}"),
+                    image: String::new(),
+                    id: known.map(id),
+                    previous_id: None,
+                    kind: ContainerKind::Regular,
+                })
+                .collect(),
+        })
+    }
+
+    fn index(now: Instant) -> Index {
+        let mut index = Index::new(true);
+        index.cgroup_made(ROOT, "/", now);
+        index
+    }
+
+    /// Pod and container, if it is named.
+    fn named(index: &Index, cgroup: u64) -> Option<(String, Option<usize>)> {
+        let (_, who) = index.attribute(cgroup, 0);
+        who.names().map(|n| (n.pod.name.clone(), n.container))
+    }
+
+    #[test]
+    fn pod_and_cgroup_may_come_in_any_order() {
+        let now = Instant::now();
+        for pod_first in [true, false] {
+            let mut index = index(now);
+            if pod_first {
+                index.pod_applied(pod(1, &[Some(7)]));
+            }
+            index.cgroup_made(10, &path("", 1, 7), now);
+            if !pod_first {
+                let (_, who) = index.attribute(10, 0);
+                assert_eq!(who, Attribution::Pending(id(7).into(), Evidence::Cgroup));
+                index.pod_applied(pod(1, &[Some(7)]));
+            }
+            assert_eq!(named(&index, 10), Some(("pod-1".into(), Some(0))));
+        }
+    }
+
+    #[test]
+    fn what_is_below_a_container_is_the_containers() {
+        let now = Instant::now();
+        let mut index = index(now);
+        index.pod_applied(pod(1, &[Some(7), Some(8)]));
+        index.cgroup_made(10, &path("", 1, 8), now);
+        index.cgroup_made(11, &format!("{}/init.scope", path("", 1, 8)), now);
+        assert_eq!(named(&index, 11), Some(("pod-1".into(), Some(1))));
+        // It goes; the container stays.
+        index.cgroup_removed(11, now);
+        assert_eq!(named(&index, 10), Some(("pod-1".into(), Some(1))));
+    }
+
+    #[test]
+    fn of_several_containers_none_is_guessed() {
+        let now = Instant::now();
+        let mut index = index(now);
+        index.cgroup_made(10, &path("", 1, 7), now);
+        index.pod_applied(pod(1, &[None, None]));
+        assert_eq!(named(&index, 10), Some(("pod-1".into(), None)));
+        index.pod_applied(pod(1, &[None, Some(7)]));
+        assert_eq!(named(&index, 10), Some(("pod-1".into(), Some(1))));
+        // The only one can be no other.
+        index.cgroup_made(20, &path("", 2, 9), now);
+        index.pod_applied(pod(2, &[None]));
+        assert_eq!(named(&index, 20), Some(("pod-2".into(), Some(0))));
+    }
+
+    #[test]
+    fn the_mount_namespace_tells_where_the_cgroup_does_not() {
+        let now = Instant::now();
+        let mut index = index(now);
+        index.pod_applied(pod(1, &[Some(7)]));
+        index.cgroup_made(10, &path("", 1, 7), now);
+        let (key, _) = index.attribute(10, 0);
+        index.set_mount_namespace(key.expect("a container"), 4000);
+        let by = |who: Attribution| match who {
+            Attribution::Resolved(_, evidence) => Some(evidence),
+            _ => None,
+        };
+        assert_eq!(by(index.attribute(10, 4000).1), Some(Evidence::Cgroup));
+        assert_eq!(
+            by(index.attribute(ROOT, 4000).1),
+            Some(Evidence::MountNamespace)
+        );
+        assert_eq!(index.attribute(ROOT, 4001).1, Attribution::Host);
+        assert_eq!(index.attribute(99, 4001).1, Attribution::Unknown);
+        // The inode may be another's from now on.
+        index.cgroup_removed(10, now);
+        assert_eq!(index.attribute(ROOT, 4000).1, Attribution::Host);
+        assert_eq!(by(index.attribute(10, 4000).1), Some(Evidence::Cgroup));
+    }
+
+    #[test]
+    fn what_is_gone_is_known_for_a_minute_and_then_forgotten() {
+        let now = Instant::now();
+        let mut index = index(now);
+        for n in 0..1000u32 {
+            let cgroup = u64::from(n) + 100;
+            index.pod_applied(pod(n, &[Some(n)]));
+            index.cgroup_made(cgroup, &path("", n, n), now);
+            index.cgroup_made(cgroup + 10_000, &format!("/system.slice/{n}"), now);
+            index.pod_deleted(&uid(n), now);
+            index.cgroup_removed(cgroup, now);
+            index.cgroup_removed(cgroup + 10_000, now);
+        }
+        index.forget(now + LINGER - Duration::from_millis(1));
+        assert_eq!(named(&index, 500), Some(("pod-400".into(), Some(0))));
+        assert_eq!(index.sizes().containers, 1000);
+
+        index.forget(now + LINGER);
+        let empty = Sizes {
+            cgroups: 1,
+            ..Sizes::default()
+        };
+        assert_eq!(index.sizes(), empty);
+        assert_eq!(index.containers().count(), 0);
+        assert_eq!(named(&index, 500), None);
+    }
+
+    #[test]
+    fn a_pod_that_is_replaced_under_its_name_is_another() {
+        let now = Instant::now();
+        let mut index = index(now);
+        index.pods_replaced(vec![pod(1, &[Some(7)])], now);
+        index.cgroup_made(10, &path("", 1, 7), now);
+        let mut again = Pod::clone(&pod(2, &[Some(8)]));
+        again.name = "pod-1".into();
+        index.pods_replaced(vec![Arc::new(again)], now);
+        index.cgroup_made(20, &path("", 2, 8), now);
+        let uid_of = |cgroup| {
+            index
+                .attribute(cgroup, 0)
+                .1
+                .names()
+                .map(|n| n.pod.uid.clone())
+        };
+        assert_eq!((uid_of(10), uid_of(20)), (Some(uid(1)), Some(uid(2))));
+        assert_eq!(index.pods(), 1);
+    }
+
+    #[test]
+    fn containers_of_another_node_are_told_apart_once_one_of_ours_is_named() {
+        let now = Instant::now();
+        let mut index = index(now);
+        index.cgroup_made(10, &path("/tbn2", 2, 8), now);
+        assert!(matches!(index.attribute(10, 0).1, Attribution::Pending(..)));
+        index.pod_applied(pod(1, &[Some(7)]));
+        index.cgroup_made(20, &path("", 1, 7), now);
+        assert_eq!(index.attribute(10, 0).1, Attribution::Foreign);
+        assert_eq!(index.sizes().containers, 1);
+        let foreign = index.containers().find(|(_, c)| c.cgroup == Some(10));
+        assert!(foreign.is_some_and(|(_, c)| !index.may_be_named(c, now)));
+    }
+
+    #[test]
+    fn a_static_pod_is_found_by_the_uid_in_its_paths() {
+        let now = Instant::now();
+        let mut index = index(now);
+        let mut mirror = Pod::clone(&pod(1, &[Some(7)]));
+        mirror.static_uid = Some("5f2d9a1be0c34c7788f06a1d2b3c4d5e".into());
+        index.pod_applied(Arc::new(mirror));
+        let path = format!("/kubepods/pod5f2d9a1be0c34c7788f06a1d2b3c4d5e/{}", id(7));
+        index.cgroup_made(10, &path, now);
+        assert_eq!(named(&index, 10), Some(("pod-1".into(), Some(0))));
+    }
+
+    #[test]
+    fn a_scan_finds_what_was_not_told() {
+        let now = Instant::now();
+        let mut index = index(now);
+        index.pod_applied(pod(1, &[Some(7)]));
+        assert!(index.should_scan(10));
+        let found = |id: u64, path: String| Cgroup { id, path };
+        let root = found(ROOT, "/".into());
+        index.scanned(&[root.clone(), found(10, path("", 1, 7))], now);
+        assert!(!index.should_scan(10));
+        assert_eq!(named(&index, 10), Some(("pod-1".into(), Some(0))));
+        // Nor was its removal.
+        index.scanned(&[root], now);
+        index.forget(now + LINGER);
+        assert_eq!(index.containers().count(), 0);
+    }
+
+    #[test]
+    fn cgroups_out_of_sight_are_remembered_up_to_a_limit() {
+        let mut index = Index::new(false);
+        for id in 2..10_000 {
+            index.is_outside(id);
+        }
+        assert_eq!(index.sizes().outside, MAX_OUTSIDE);
+        assert!(index.should_scan(2) && !index.should_scan(9_999));
+        assert_eq!(index.attribute(9_999, 0).1, Attribution::Foreign);
+    }
+}

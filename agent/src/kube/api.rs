@@ -1,0 +1,128 @@
+//! Pods from the API server: one watch of this node's pods, never a poll.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1 as core;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Config};
+
+use super::pod::Pod;
+use super::source::{Gone, Outlet, Update};
+
+/// Between two looks whether a server that went away is back. A watch that works is silent until
+/// something happens.
+const PROBE: Duration = Duration::from_secs(2);
+
+pub(super) async fn run(node: &str, outlet: Outlet) -> Result<Gone> {
+    let config = Config::infer()
+        .await
+        .context("--pods api: found neither a kubeconfig nor the service account of a pod")?;
+    let client = Client::try_from(config).context("--pods api: cannot use the configuration")?;
+    Ok(watch(client, node, outlet).await)
+}
+
+/// A list from the server's cache, and then a watch. kube restarts it as long as it runs: from where it was, or
+/// with a list if the server does not remember that.
+async fn watch(client: Client, node: &str, mut outlet: Outlet) -> Gone {
+    let config = watcher::Config::default()
+        .fields(&format!("spec.nodeName={node}"))
+        .any_semantic();
+    let pods: Api<core::Pod> = Api::all(client.clone());
+    let mut events = watcher(pods, config).default_backoff().boxed();
+    let mut listed = Vec::new();
+    let mut unreachable = false;
+
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = tokio::time::sleep(PROBE), if unreachable => {
+                if client.apiserver_version().await.is_ok() {
+                    unreachable = false;
+                    if let Err(gone) = outlet.works().await {
+                        return gone;
+                    }
+                }
+                continue;
+            }
+        };
+        // The stream does not end; should it, say so and not spin.
+        let Some(event) = event else {
+            let _ = outlet.failed(&anyhow!("the watch of pods has ended")).await;
+            return Gone;
+        };
+        let told = match event {
+            Ok(event) => {
+                unreachable = false;
+                match outlet.works().await {
+                    Ok(()) => tell(event, &mut listed, &mut outlet).await,
+                    gone => gone,
+                }
+            }
+            Err(e) => {
+                unreachable = is_unreachable(&e);
+                outlet.failed(&explain(e)).await
+            }
+        };
+        if let Err(gone) = told {
+            return gone;
+        }
+    }
+}
+
+async fn tell(
+    event: Event<core::Pod>,
+    listed: &mut Vec<Arc<Pod>>,
+    outlet: &mut Outlet,
+) -> Result<(), Gone> {
+    match event {
+        Event::Init => listed.clear(),
+        Event::InitApply(pod) => listed.extend(Pod::new(pod).map(Arc::new)),
+        Event::InitDone => {
+            return outlet.send(Update::Replaced(std::mem::take(listed))).await;
+        }
+        Event::Apply(pod) => {
+            if let Some(pod) = Pod::new(pod) {
+                return outlet.send(Update::Applied(Arc::new(pod))).await;
+            }
+        }
+        Event::Delete(pod) => {
+            if let Some(uid) = pod.metadata.uid {
+                return outlet.send(Update::Deleted(uid)).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the server did not answer at all.
+fn is_unreachable(error: &watcher::Error) -> bool {
+    use watcher::Error;
+    match error {
+        Error::InitialListFailed(e) | Error::WatchStartFailed(e) | Error::WatchFailed(e) => {
+            !matches!(e, kube::Error::Api(_))
+        }
+        Error::WatchError(_) | Error::NoResourceVersion => false,
+    }
+}
+
+fn explain(error: watcher::Error) -> anyhow::Error {
+    use watcher::Error;
+    let status = match &error {
+        Error::InitialListFailed(kube::Error::Api(status))
+        | Error::WatchStartFailed(kube::Error::Api(status)) => Some(status),
+        Error::WatchError(status) => Some(status),
+        _ => None,
+    };
+    let advice = match status.map(|s| s.code) {
+        Some(401) => "the API server does not accept our credentials",
+        Some(403) => {
+            "the API server does not let us watch pods: the service account needs list and watch on pods"
+        }
+        _ => "cannot watch the pods of this node",
+    };
+    anyhow::Error::new(error).context(advice)
+}

@@ -1,0 +1,121 @@
+//! Pods from the kubelet, which has no watch: asked now and then, and at once when a container
+//! appears whose pod is not known.
+
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use kube::client::Body;
+use kube::config::AuthInfo;
+use kube::{Client, Config};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::pod::Pod;
+use super::source::{Gone, Kubelet, Outlet, Update, parse};
+
+/// Between two questions, give or take a fifth, so that nodes that started together do not ask together.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Between two questions at least, however many containers appear.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// How long the kubelet may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An answer may have this many bytes; 250 pods have some 5 MiB.
+const MAX_ANSWER: usize = 64 << 20;
+
+pub(super) async fn run(kubelet: &Kubelet, wanted: &Notify, outlet: Outlet) -> Result<Gone> {
+    let client = client(kubelet).await?;
+    Ok(poll(&client, wanted, outlet)
+        .await
+        .map_or_else(|gone| gone, |()| Gone))
+}
+
+async fn client(kubelet: &Kubelet) -> Result<Client> {
+    let url = kubelet
+        .url
+        .parse()
+        .with_context(|| format!("--kubelet-url: {} is no URL", kubelet.url.escape_debug()))?;
+    let mut config = Config::new(url);
+    config.accept_invalid_certs = kubelet.insecure;
+    config.root_cert_file.clone_from(&kubelet.ca_file);
+    config.auth_info = AuthInfo {
+        token_file: kubelet
+            .token_file
+            .as_ref()
+            .map(|path| path.display().to_string()),
+        ..AuthInfo::default()
+    };
+    Client::try_from(config).context("--pods kubelet: cannot use the configuration")
+}
+
+async fn poll(client: &Client, wanted: &Notify, mut outlet: Outlet) -> Result<(), Gone> {
+    let mut last = None;
+    loop {
+        let asked = Instant::now();
+        match fetch(client, &mut last).await {
+            Ok(pods) => {
+                outlet.works().await?;
+                if let Some(pods) = pods {
+                    outlet.send(Update::Replaced(pods)).await?;
+                }
+            }
+            Err(e) => outlet.failed(&e).await?,
+        }
+        tokio::select! {
+            () = sleep_until(asked + jitter(INTERVAL)) => {}
+            () = wanted.notified() => sleep_until(asked + SHORTEST).await,
+        }
+    }
+}
+
+/// The pods, unless the answer is the same as the last one.
+async fn fetch(client: &Client, last: &mut Option<u64>) -> Result<Option<Vec<Arc<Pod>>>> {
+    let answer = timeout(PATIENCE, ask(client))
+        .await
+        .context("the kubelet does not answer")??;
+    let mut hasher = DefaultHasher::new();
+    answer.hash(&mut hasher);
+    let hash = hasher.finish();
+    if *last == Some(hash) {
+        return Ok(None);
+    }
+    let pods = parse(&answer).context("what the kubelet says at /pods is no list of pods")?;
+    *last = Some(hash);
+    Ok(Some(pods))
+}
+
+async fn ask(client: &Client) -> Result<Vec<u8>> {
+    let request = Request::get("/pods").body(Body::empty())?;
+    let response = client
+        .send(request)
+        .await
+        .context("cannot ask the kubelet")?;
+    match response.status() {
+        StatusCode::OK => {}
+        StatusCode::UNAUTHORIZED => bail!("the kubelet does not accept our token (401)"),
+        StatusCode::FORBIDDEN => bail!(
+            "the kubelet does not let us read its pods (403): the service account needs get on nodes/pods, \
+             or on nodes/proxy before Kubernetes 1.33"
+        ),
+        other => bail!("the kubelet answers {other}"),
+    }
+    let body = Limited::new(response.into_body(), MAX_ANSWER)
+        .collect()
+        .await;
+    match body {
+        Ok(body) => Ok(body.to_bytes().into()),
+        Err(e) => bail!("cannot read what the kubelet says: {e}"),
+    }
+}
+
+/// Between four and six fifths of it.
+fn jitter(interval: Duration) -> Duration {
+    let random = RandomState::new().hash_one(()) % 1000;
+    interval * 4 / 5 + interval * random as u32 / 2500
+}

@@ -1,0 +1,15 @@
+/*!
+Where the node's pods come from: the API server, the kubelet, or a file.
+
+A source feeds [`Update`]s to the node's task and keeps nothing itself but what it needs to notice a change.
+Kubernetes' types exist only here; a [`Pod`] is what is kept of one.
+*/
+
+mod api;
+mod file;
+mod kubelet;
+mod pod;
+mod source;
+
+pub use pod::{Container, ContainerKind, Pod, Workload};
+pub use source::{Kubelet, Source, Update, run};

@@ -1,0 +1,141 @@
+//! The sources and what they say.
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+use k8s_openapi::api::core::v1 as core;
+use serde::Deserialize;
+use tokio::sync::{Notify, mpsc};
+
+use super::pod::Pod;
+use super::{api, file, kubelet};
+
+/// How to reach a kubelet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kubelet {
+    /// `https://ADDRESS:10250`.
+    pub url: String,
+    /// Where the token for it is, if it wants one. Read again when it is replaced.
+    pub token_file: Option<PathBuf>,
+    /// Whose certificate it has, PEM; without one, the system's authorities.
+    pub ca_file: Option<PathBuf>,
+    /// Do not look at its certificate.
+    pub insecure: bool,
+}
+
+/// Where the node's pods come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The API server; found as kubectl finds it, or from inside of a pod.
+    Api,
+    /// The node's kubelet.
+    Kubelet(Kubelet),
+    /// A file with what a kubelet says at `/pods`, read again when it changes.
+    File(PathBuf),
+}
+
+impl Source {
+    /// Its name on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Kubelet(_) => "kubelet",
+            Self::File(_) => "file",
+        }
+    }
+}
+
+/// What a source says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// All pods of the node, in place of those known before.
+    Replaced(Vec<Arc<Pod>>),
+    /// A pod is new or has changed.
+    Applied(Arc<Pod>),
+    /// The pod with this uid is gone.
+    Deleted(String),
+    /// It does not answer, for this reason; said once until it does. What is known stays valid.
+    Failed(String),
+    /// It answers again.
+    Recovered,
+}
+
+/// Its consumer is gone: the agent is ending.
+pub(super) struct Gone;
+
+/// Tells the consumer; failures and recoveries only when they are news.
+pub(super) struct Outlet {
+    updates: mpsc::Sender<Update>,
+    failing: bool,
+}
+
+impl Outlet {
+    pub(super) async fn send(&mut self, update: Update) -> Result<(), Gone> {
+        self.updates.send(update).await.map_err(|_| Gone)
+    }
+
+    pub(super) async fn failed(&mut self, error: &anyhow::Error) -> Result<(), Gone> {
+        match std::mem::replace(&mut self.failing, true) {
+            true => Ok(()),
+            false => self.send(Update::Failed(format!("{error:#}"))).await,
+        }
+    }
+
+    pub(super) async fn works(&mut self) -> Result<(), Gone> {
+        match std::mem::replace(&mut self.failing, false) {
+            true => self.send(Update::Recovered).await,
+            false => Ok(()),
+        }
+    }
+}
+
+/// Feeds `updates` until its receiver is gone. What can heal is reported as an update; an error is
+/// what cannot. `wanted` is notified when a pod seems to be missing.
+pub async fn run(
+    source: Source,
+    node: String,
+    wanted: Arc<Notify>,
+    updates: mpsc::Sender<Update>,
+) -> Result<()> {
+    let outlet = Outlet {
+        updates,
+        failing: false,
+    };
+    let Gone = match source {
+        Source::Api => api::run(&node, outlet).await?,
+        Source::Kubelet(kubelet) => kubelet::run(&kubelet, &wanted, outlet).await?,
+        Source::File(path) => file::run(&path, &wanted, outlet)
+            .await
+            .map_or_else(|gone| gone, never),
+    };
+    Ok(())
+}
+
+fn never(value: Infallible) -> Gone {
+    match value {}
+}
+
+#[derive(Deserialize)]
+struct PodList {
+    #[serde(default)]
+    items: Vec<core::Pod>,
+    kind: String,
+}
+
+/// The pods in what a kubelet says at `/pods`.
+pub(super) fn parse(json: &[u8]) -> Result<Vec<Arc<Pod>>> {
+    let list: PodList = serde_json::from_slice(json)?;
+    anyhow::ensure!(
+        list.kind == "PodList" || list.kind == "List",
+        "it is a {} and no PodList",
+        list.kind.escape_debug()
+    );
+    Ok(list
+        .items
+        .into_iter()
+        .filter_map(Pod::new)
+        .map(Arc::new)
+        .collect())
+}

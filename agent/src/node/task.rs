@@ -1,0 +1,458 @@
+//! The task.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::containers::Containers;
+use super::held::Held;
+use super::selection::{self, Pair, PinnedFilterSet};
+use super::{Command, Listing, ProgramRuns, Report, Since};
+use crate::bpf::{Connections, Message, Outcome, Program};
+use crate::clock::{Clock, monotonic_now};
+use crate::event::{CgroupChange, Event, Losses, Nanos};
+use crate::filter::Matcher;
+use crate::hub::{Hub, Loss, LossSource, Past, Published, Status};
+use crate::identity::{Attribution, ContainerKey, Index};
+use crate::kube::Update;
+use crate::metrics::Metrics;
+use crate::server::convert;
+
+/// Between two looks after subscribers, if there are any.
+const CARE: Duration = Duration::from_millis(250);
+
+/// Between two looks for what can be forgotten.
+const FORGET: Duration = Duration::from_secs(5);
+
+/// Between two looks at what the filter maps really hold.
+const AUDIT: Duration = Duration::from_secs(30);
+
+/// What the task works with, all of it its own.
+pub struct Config {
+    /// What is known of containers and pods: as of a first scan.
+    pub index: Index,
+    /// Who looks at the file systems.
+    pub containers: Containers,
+    /// Selections for other tools. Before the maps, below whose folder theirs are.
+    pub sets: Vec<PinnedFilterSet>,
+    /// The maps by which the kernel filters for subscribers.
+    pub maps: Pair,
+    /// Subscribers and history.
+    pub hub: Hub,
+    /// The connections in the kernel.
+    pub connections: Connections,
+    /// The programs in the kernel.
+    pub programs: Arc<[Program]>,
+    /// Where events and losses are counted.
+    pub metrics: Arc<Metrics>,
+    /// The labels of pods that events carry.
+    pub labels: Vec<String>,
+    /// What goes unseen.
+    pub shortcomings: Vec<String>,
+    /// To be notified when a container appears whose pod is not known.
+    pub wanted: Arc<Notify>,
+    /// Let the events of all pods pass also while nobody subscribes, for the history.
+    pub record: Option<Matcher>,
+}
+
+/// Where the task hears from others.
+pub struct Inputs {
+    /// The tracer.
+    pub tracer: mpsc::Receiver<Message>,
+    /// The source of pods.
+    pub pods: mpsc::Receiver<Update>,
+    /// The servers.
+    pub commands: mpsc::Receiver<Command>,
+    /// Ends the task. What the tracer has said by then is still handed out.
+    pub stop: CancellationToken,
+}
+
+/// The state of the node.
+pub struct Node {
+    with: Config,
+    held: Held,
+    clock: Clock,
+    status: Status,
+    losses: Losses,
+    /// Containers that the filter maps have no room for.
+    without_room: usize,
+    /// What the maps and the subscribers' verdicts are made for: the index, and whether who subscribes
+    /// has changed since.
+    generation: u64,
+    subscribers_changed: bool,
+    cared: Instant,
+    forgot: Instant,
+    audited: Instant,
+}
+
+impl Node {
+    /// Nothing is handed out yet.
+    pub fn new(with: Config) -> Self {
+        let now = Instant::now();
+        let status = Status {
+            shortcomings: with.shortcomings.clone(),
+            ..Status::default()
+        };
+        let mut node = Self {
+            held: Held::default(),
+            clock: Clock::now(),
+            status,
+            losses: Losses::default(),
+            without_room: 0,
+            // Another than the index's: all is to be made.
+            generation: u64::MAX,
+            subscribers_changed: true,
+            cared: now,
+            forgot: now,
+            audited: now,
+            with,
+        };
+        node.with.hub.set_status(node.status.clone());
+        node
+    }
+
+    /// Runs until it is stopped or the tracer ends.
+    pub async fn run(mut self, mut inputs: Inputs) -> Result<()> {
+        loop {
+            self.settle();
+            let due = self.due();
+            // Names before events, and what is wanted before both.
+            tokio::select! {
+                biased;
+                () = inputs.stop.cancelled() => break,
+                Some(update) = inputs.pods.recv() => self.pods(update),
+                Some(command) = inputs.commands.recv() => self.command(command),
+                message = inputs.tracer.recv() => match message {
+                    Some(message) => self.tracer(message),
+                    None => anyhow::bail!("the tracer has ended"),
+                },
+                () = sleep_until(due.into()) => {}
+            }
+        }
+        // The tracer hands over what is left and closes its end.
+        while let Some(message) = inputs.tracer.recv().await {
+            self.tracer(message);
+        }
+        let held = self.held.release_all();
+        self.publish(held);
+        Ok(())
+    }
+
+    /// When to look at the clock next.
+    fn due(&self) -> Instant {
+        let care = (self.with.hub.subscribers() > 0).then_some(self.cared + CARE);
+        [care, self.held.due(), self.with.containers.due()]
+            .into_iter()
+            .flatten()
+            .fold(self.forgot + FORGET, Instant::min)
+    }
+
+    // === inputs
+
+    fn tracer(&mut self, message: Message) {
+        let now = Instant::now();
+        match message {
+            Message::Events(events) => self.events(events, now),
+            Message::Lost(total) => self.lost(total),
+            Message::Cgroup(CgroupChange::Made { id, path }) => {
+                self.with.index.cgroup_made(id, &path, now);
+                self.want_pods(now);
+            }
+            Message::Cgroup(CgroupChange::Removed { id }) => {
+                self.with.index.cgroup_removed(id, now);
+            }
+        }
+    }
+
+    fn pods(&mut self, update: Update) {
+        let now = Instant::now();
+        let index = &mut self.with.index;
+        match update {
+            Update::Replaced(pods) => {
+                index.pods_replaced(pods, now);
+                self.status.pods_synced = true;
+            }
+            Update::Applied(pod) => index.pod_applied(pod),
+            Update::Deleted(uid) => index.pod_deleted(&uid, now),
+            Update::Failed(why) => {
+                warn!("pods: {why}");
+                self.with.metrics.count_pod_error();
+                self.status.pods_error = Some(why);
+            }
+            Update::Recovered => {
+                info!("pods: their source answers again");
+                self.status.pods_error = None;
+            }
+        }
+        self.with.hub.set_status(self.status.clone());
+    }
+
+    fn command(&mut self, command: Command) {
+        // Who asked and is gone does not need the answer.
+        match command {
+            Command::Subscribe {
+                matcher,
+                since,
+                follow,
+                reply,
+            } => {
+                let past = match since {
+                    Since::Now => Past::None,
+                    Since::Last(n) => Past::Last(n),
+                    Since::After(sequence) => Past::After(sequence),
+                    Since::Ago(ago) => {
+                        let ago = Nanos::try_from(ago.as_nanos()).unwrap_or(Nanos::MAX);
+                        Past::Since(monotonic_now().saturating_sub(ago))
+                    }
+                };
+                let subscription = self.with.hub.subscribe(matcher, past, follow);
+                // Once the subscriber hears that it is live, the kernel lets its events pass.
+                self.select(Instant::now());
+                let _ = reply.send(subscription);
+            }
+            Command::Connections { matcher, reply } => {
+                let _ = reply.send(self.list(&matcher));
+            }
+            Command::Report(reply) => {
+                let _ = reply.send(self.report());
+            }
+        }
+    }
+
+    // === events
+
+    fn events(&mut self, events: Vec<Event>, now: Instant) {
+        self.clock.keep_up();
+        let mut ready = Vec::with_capacity(events.len());
+        for event in events {
+            let cgroup = event.owner.cgroup_id;
+            if self.with.index.should_scan(cgroup)
+                && self.with.containers.scan_again(&mut self.with.index, now)
+                && self.with.index.should_scan(cgroup)
+            {
+                self.with.index.is_outside(cgroup);
+            }
+            match self.waits(&event) {
+                false => ready.push(event),
+                true => {
+                    self.want_pods(now);
+                    ready.extend(self.held.keep(event, now));
+                }
+            }
+        }
+        self.publish(ready);
+    }
+
+    fn attribute(&self, event: &Event) -> (Option<ContainerKey>, Attribution) {
+        let owner = &event.owner;
+        self.with
+            .index
+            .attribute(owner.cgroup_id, owner.mntns.into())
+    }
+
+    /// Whether more may be known of the event's owner soon.
+    fn waits(&self, event: &Event) -> bool {
+        match self.attribute(event).1 {
+            Attribution::Pending(..) => true,
+            Attribution::Unknown => self.with.index.should_scan(event.owner.cgroup_id),
+            _ => false,
+        }
+    }
+
+    /// Hands events out, under the names that are known now.
+    fn publish(&mut self, events: Vec<Event>) {
+        let mut published = Vec::with_capacity(events.len());
+        for event in events {
+            let (key, who) = self.attribute(&event);
+            self.with.metrics.count(&event, &who);
+            // Its own agent tells of it.
+            if who == Attribution::Foreign {
+                continue;
+            }
+            let sequence = self.with.hub.next_sequence();
+            let labels = &self.with.labels;
+            let bytes = convert::encode(sequence, &event, &who, self.clock, labels);
+            let event = Published {
+                sequence,
+                event,
+                who,
+                bytes,
+            };
+            published.push((key, event));
+        }
+        if !published.is_empty() {
+            let before = self.with.hub.subscriber_losses();
+            self.with.hub.publish(published);
+            self.with.metrics.count_loss(Loss {
+                source: LossSource::Subscriber,
+                count: self.with.hub.subscriber_losses() - before,
+            });
+        }
+    }
+
+    fn lost(&mut self, total: Losses) {
+        for (before, now) in losses(&self.losses).into_iter().zip(losses(&total)) {
+            self.tell_loss(Loss {
+                source: now.source,
+                count: now.count.saturating_sub(before.count),
+            });
+        }
+        self.losses = total;
+    }
+
+    fn tell_loss(&mut self, loss: Loss) {
+        if loss.count > 0 {
+            self.with.metrics.count_loss(loss);
+            self.with.hub.lost(loss);
+        }
+    }
+
+    /// Asks for the pods if there are containers whose pod is not known.
+    fn want_pods(&self, now: Instant) {
+        let index = &self.with.index;
+        if index.containers().any(|(_, c)| index.may_be_named(c, now)) {
+            self.with.wanted.notify_one();
+        }
+    }
+
+    // === what follows from changes
+
+    /// Brings everything in step with what is known now.
+    fn settle(&mut self) {
+        let now = Instant::now();
+        if now - self.cared >= CARE {
+            self.cared = now;
+            self.subscribers_changed |= self.with.hub.look_after();
+        }
+        if now - self.forgot >= FORGET {
+            self.forgot = now;
+            self.with.index.forget(now);
+        }
+        self.with.containers.look(&mut self.with.index, now);
+        if now - self.audited >= AUDIT {
+            self.audited = now;
+            self.with.maps.refresh();
+            self.with.sets.iter_mut().for_each(|s| s.pair().refresh());
+            self.subscribers_changed = true;
+        }
+        let changed = self.generation != self.with.index.generation();
+        if changed {
+            self.generation = self.with.index.generation();
+            self.with.hub.forget_verdicts();
+        }
+        if changed || self.subscribers_changed {
+            self.subscribers_changed = false;
+            self.select(now);
+            self.with.containers.release(&self.with.index);
+        }
+        let index = &self.with.index;
+        let is_named = |event: &Event| {
+            let owner = &event.owner;
+            !matches!(
+                index.attribute(owner.cgroup_id, owner.mntns.into()).1,
+                Attribution::Pending(..) | Attribution::Unknown
+            )
+        };
+        let released = self.held.release(now, is_named);
+        self.publish(released);
+    }
+
+    /// Makes the filter maps hold what is wanted.
+    fn select(&mut self, now: Instant) {
+        let with = &mut self.with;
+        let matchers: Vec<&Matcher> = with.hub.matchers().chain(&with.record).collect();
+        let wanted = selection::for_subscribers(&with.index, matchers.iter().copied(), now);
+        let outcomes: Vec<Outcome> = std::iter::once(with.maps.replace(&wanted))
+            .chain(with.sets.iter_mut().map(|set| set.follow(&with.index)))
+            .collect();
+        for outcome in &outcomes {
+            with.metrics
+                .count_map_errors(outcome.no_room + outcome.failed);
+            if outcome.failed > 0 {
+                warn!(
+                    "{} entries of a filter map cannot be changed",
+                    outcome.failed
+                );
+                // Once more, with the next look at the maps.
+            }
+        }
+        let without_room = outcomes[0].no_room;
+        if without_room > self.without_room {
+            warn!(
+                "the filter map is full: {without_room} containers are not traced (--max-containers)"
+            );
+        }
+        let count = without_room.saturating_sub(self.without_room) as u64;
+        self.without_room = without_room;
+        self.tell_loss(Loss {
+            source: LossSource::FilterMap,
+            count,
+        });
+    }
+
+    // === answers
+
+    fn list(&self, matcher: &Matcher) -> Result<Listing> {
+        let mut connections = Vec::new();
+        for event in self.with.connections.list()? {
+            let (_, who) = self.attribute(&event);
+            let verdicts = matcher.judge(&who);
+            if matcher.passes_connection(verdicts, &event) {
+                connections.push((event, who));
+            }
+        }
+        connections.sort_by_key(|(event, _)| (event.established, event.id));
+        let mut clock = self.clock;
+        clock.keep_up();
+        Ok(Listing { clock, connections })
+    }
+
+    fn report(&self) -> Report {
+        let with = &self.with;
+        Report {
+            status: self.status.clone(),
+            sequence: with.hub.sequence(),
+            subscribers: with.hub.subscribers(),
+            history: with.hub.history_len(),
+            pods: with.index.pods(),
+            sizes: with.index.sizes(),
+            lost: losses(&self.losses)
+                .into_iter()
+                .filter(|loss| loss.count > 0)
+                .collect(),
+            maps: with
+                .maps
+                .usage()
+                .chain(with.sets.iter().flat_map(PinnedFilterSet::usage))
+                .collect(),
+            programs: with
+                .programs
+                .iter()
+                .map(|program| {
+                    let (run_time, runs) = program.run_time();
+                    ProgramRuns {
+                        hook: program.hook,
+                        run_time,
+                        runs,
+                    }
+                })
+                .collect(),
+        }
+    }
+}
+
+/// The tracer's losses by place, in an order of their own.
+fn losses(total: &Losses) -> [Loss; 4] {
+    let loss = |source, count| Loss { source, count };
+    [
+        loss(LossSource::Ring, total.ring_full),
+        loss(LossSource::Connections, total.map_full),
+        loss(LossSource::Untracked, total.untracked),
+        loss(LossSource::Agent, total.queue_full + total.undecodable),
+    ]
+}

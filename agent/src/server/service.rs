@@ -1,0 +1,274 @@
+//! The calls.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use futures::Stream;
+use futures::stream;
+use jiff::Timestamp;
+use tcptracer_proto::server::{TcpTracerService, TcpTracerServiceServer};
+use tcptracer_proto::v1;
+use tcptracer_proto::v1::watch_request::History;
+use tcptracer_proto::v1::watch_response::Message;
+use tcptracer_proto::{DESCRIPTORS, Frame};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use super::listen::Listener;
+use crate::hub::{Item, Subscription};
+use crate::node::{Command, Since};
+
+/// A request is a few filters; anything larger is refused.
+const MAX_REQUEST: usize = 1 << 20;
+
+/// Connections in one message of a list.
+const LIST_BATCH: usize = 512;
+
+/// Between two looks whether a client is still there.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// What does not change while the agent runs.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// The node's name.
+    pub node: String,
+    /// The run.
+    pub epoch: u64,
+    /// When it began.
+    pub started: Timestamp,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The hooks in use, and those that are not with the reason.
+    pub hooks: Vec<(String, Option<String>)>,
+    /// The labels of pods that events carry.
+    pub labels: Vec<String>,
+    /// `api`, `kubelet` or `file`.
+    pub pod_source: &'static str,
+}
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct Service {
+    about: Arc<About>,
+    commands: mpsc::Sender<Command>,
+    streams: Arc<Semaphore>,
+}
+
+impl Service {
+    /// Asks the node's task through `commands`; at most `max_streams` are served at a time.
+    pub fn new(about: Arc<About>, commands: mpsc::Sender<Command>, max_streams: usize) -> Self {
+        Self {
+            about,
+            commands,
+            streams: Arc::new(Semaphore::new(max_streams)),
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Status> {
+        let (reply, answer) = oneshot::channel();
+        let ended = || Status::unavailable("the agent is ending");
+        self.commands
+            .send(command(reply))
+            .await
+            .map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())
+    }
+
+    fn permit(&self) -> Result<OwnedSemaphorePermit, Status> {
+        Arc::clone(&self.streams)
+            .try_acquire_owned()
+            .map_err(|_| Status::resource_exhausted("too many streams are open (--max-streams)"))
+    }
+
+    fn envelope(&self) -> v1::WatchResponse {
+        v1::WatchResponse {
+            node: self.about.node.clone(),
+            epoch: self.about.epoch,
+            message: None,
+        }
+    }
+
+    fn since(&self, history: Option<History>) -> Result<Since, Status> {
+        let invalid = |why: &str| Err(Status::invalid_argument(format!("history: {why}")));
+        Ok(match history {
+            None => Since::Now,
+            Some(History::Since(duration)) => match Duration::try_from(duration) {
+                Ok(duration) => Since::Ago(duration),
+                Err(_) => return invalid("since is negative or out of range"),
+            },
+            Some(History::Last(0)) => return invalid("last is 0"),
+            Some(History::Last(n)) => Since::Last(n as usize),
+            // A position of another run says nothing about this one.
+            Some(History::Resume(at)) if at.epoch != self.about.epoch => Since::Now,
+            Some(History::Resume(at)) => Since::After(at.sequence),
+        })
+    }
+}
+
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl TcpTracerService for Service {
+    type WatchStream = Streamed<Frame>;
+
+    async fn watch(
+        &self,
+        request: Request<v1::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let request = request.into_inner();
+        let matcher = convert::matcher(request.allow, request.deny, &self.about.node)
+            .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let since = self.since(request.history)?;
+        if request.history_only && since == Since::Now {
+            return Err(Status::invalid_argument(
+                "history_only: no history was asked for",
+            ));
+        }
+        let permit = self.permit()?;
+        let follow = !request.history_only;
+        let subscription = self
+            .ask(|reply| Command::Subscribe {
+                matcher,
+                since,
+                follow,
+                reply,
+            })
+            .await?;
+        let frames = stream::unfold(
+            (subscription, self.envelope(), permit),
+            |(mut subscription, envelope, permit)| async {
+                let frame = next_frame(&mut subscription, &envelope).await?;
+                Some((Ok(frame), (subscription, envelope, permit)))
+            },
+        );
+        Ok(Response::new(Box::pin(frames)))
+    }
+
+    type ListConnectionsStream = Streamed<v1::ListConnectionsResponse>;
+
+    async fn list_connections(
+        &self,
+        request: Request<v1::ListConnectionsRequest>,
+    ) -> Result<Response<Self::ListConnectionsStream>, Status> {
+        let request = request.into_inner();
+        let matcher = convert::matcher(request.allow, request.deny, &self.about.node)
+            .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let permit = self.permit()?;
+        let listing = self
+            .ask(|reply| Command::Connections { matcher, reply })
+            .await?
+            .map_err(|e| Status::internal(format!("{e:#}")))?;
+        let about = Arc::clone(&self.about);
+        let batches: Vec<_> = listing
+            .connections
+            .chunks(LIST_BATCH)
+            .map(|batch| v1::ListConnectionsResponse {
+                node: about.node.clone(),
+                epoch: about.epoch,
+                connections: batch
+                    .iter()
+                    .map(|(event, who)| {
+                        convert::connection(event, who, listing.clock, &about.labels)
+                    })
+                    .collect(),
+            })
+            .map(Ok)
+            .collect();
+        let batches = stream::unfold(
+            (batches.into_iter(), permit),
+            |(mut batches, permit)| async { Some((batches.next()?, (batches, permit))) },
+        );
+        Ok(Response::new(Box::pin(batches)))
+    }
+
+    async fn get_server_info(
+        &self,
+        _: Request<v1::GetServerInfoRequest>,
+    ) -> Result<Response<v1::GetServerInfoResponse>, Status> {
+        let report = self.ask(Command::Report).await?;
+        let about = &self.about;
+        Ok(Response::new(v1::GetServerInfoResponse {
+            node: about.node.clone(),
+            epoch: about.epoch,
+            version: env!("CARGO_PKG_VERSION").into(),
+            started: Some(convert::timestamp(about.started)),
+            kernel: about.kernel.clone(),
+            hooks: about
+                .hooks
+                .iter()
+                .map(|(name, why_not)| v1::Hook {
+                    name: name.clone(),
+                    attached: why_not.is_none(),
+                    detail: why_not.clone().unwrap_or_default(),
+                })
+                .collect(),
+            shortcomings: report.status.shortcomings.clone(),
+            pods: Some(v1::PodsStatus {
+                source: about.pod_source.into(),
+                synced: report.status.pods_synced,
+                pods: report.pods as u32,
+                error: report.status.pods_error.clone().unwrap_or_default(),
+            }),
+            subscribers: report.subscribers as u32,
+            sequence: report.sequence,
+            lost: report.lost.into_iter().map(convert::lost).collect(),
+            containers: report.sizes.containers as u32,
+        }))
+    }
+}
+
+async fn next_frame(
+    subscription: &mut Subscription,
+    envelope: &v1::WatchResponse,
+) -> Option<Frame> {
+    Some(match subscription.next().await? {
+        Item::Events(events) => Frame::events(envelope, &events),
+        Item::Lost(loss) => Frame::message(envelope, Message::Lost(convert::lost(loss))),
+        Item::Status(status, sequence, live) => {
+            let status = convert::status(&status, sequence, live);
+            Frame::message(envelope, Message::Status(status))
+        }
+    })
+}
+
+/// Serves until `stop`, and then until the streams have ended.
+pub async fn serve(
+    service: Service,
+    listener: Listener,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let reflection = |builder: tonic_reflection::server::Builder<'static>| {
+        builder
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let (health_reporter, health) = tonic_health::server::health_reporter();
+    health_reporter
+        .set_serving::<TcpTracerServiceServer<Service>>()
+        .await;
+    let routes =
+        Routes::new(TcpTracerServiceServer::new(service).max_decoding_message_size(MAX_REQUEST))
+            .add_service(health)
+            .add_service(reflection(tonic_reflection::server::Builder::configure()).build_v1()?)
+            .add_service(
+                reflection(tonic_reflection::server::Builder::configure()).build_v1alpha()?,
+            );
+
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .tcp_nodelay(true)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(listener.incoming(), stop.cancelled_owned())
+        .await
+        .context("the gRPC server failed")
+}

@@ -1,0 +1,338 @@
+//! Which events come, and under which names.
+
+use std::collections::HashSet;
+
+use serde_json::json;
+use tcptracer_proto::v1::{self, EventType};
+
+use crate::client::of;
+use crate::node::{Node, fresh_id, fresh_uid};
+use crate::support::{End, wait_until};
+use crate::tests;
+
+tests![
+    both_ends_are_named_in_full,
+    the_kernel_drops_what_nobody_asked_for,
+    a_pod_that_starts_later_has_its_first_connection_named,
+    a_pod_that_is_told_of_late_is_named_from_then_on,
+    nested_cgroups_are_the_containers,
+    a_relabelled_pod_moves_in_and_out,
+    the_last_close_of_a_deleted_pod_is_named,
+    pods_that_come_and_go_are_never_mistaken,
+    the_host_is_not_a_pod,
+    open_connections_are_listed_with_names,
+    filter_sets_are_kept_for_other_tools,
+];
+
+const LOCAL: &str = "127.0.0.1:0";
+
+fn identity(event: &v1::Event) -> &v1::Identity {
+    let connection = event.connection.as_ref().expect("it has a connection");
+    connection.identity.as_ref().expect("it has an identity")
+}
+
+fn kinds(events: &[v1::Event]) -> Vec<EventType> {
+    events.iter().map(v1::Event::r#type).collect()
+}
+
+fn assert_end(event: &v1::Event, end: &End) {
+    let connection = event.connection.as_ref().expect("it has a connection");
+    let process = connection.process.as_ref().expect("it has a process");
+    let endpoint = |address: std::net::SocketAddr| {
+        Some(v1::Endpoint {
+            address: address.ip().to_string(),
+            port: address.port().into(),
+        })
+    };
+    assert_eq!((process.pid, &process.comm), (end.pid, &end.comm));
+    assert_eq!(connection.local, endpoint(end.local));
+    assert_eq!(connection.remote, endpoint(end.remote));
+}
+
+fn both_ends_are_named_in_full() {
+    let mut node = Node::with(&["--pod-labels", "app,missing"]);
+    let mut server = node.pod("shop", "db-0", json!({"app": "db", "tier": "data"}));
+    let mut client = node.pod("shop", "cart-0", json!({"app": "cart"}));
+    let agent = node.client();
+    agent.wait_for_pods(2);
+    let mut watch = agent.watch(of("shop"));
+
+    let at = server.actor.listen(LOCAL);
+    let connected = client.actor.connect(at);
+    let accepted = server.actor.accept();
+    let opened = watch.events(2);
+    client.actor.close();
+    server.actor.close();
+    let closed = watch.events(2);
+
+    assert_eq!(kinds(&opened), [EventType::Connect, EventType::Accept]);
+    assert_eq!(kinds(&closed), [EventType::Close; 2]);
+    for (pair, end, container, name, app) in [
+        (0, &connected, &client, "cart-0", "cart"),
+        (1, &accepted, &server, "db-0", "db"),
+    ] {
+        let close = closed
+            .iter()
+            .find(|e| {
+                e.connection.as_ref().map(|c| &c.id)
+                    == opened[pair].connection.as_ref().map(|c| &c.id)
+            })
+            .expect("each connection is closed");
+        for event in [&opened[pair], close] {
+            assert_end(event, end);
+            assert_eq!(
+                *identity(event),
+                v1::Identity {
+                    attribution: v1::Attribution::Resolved.into(),
+                    namespace: "shop".into(),
+                    pod: name.into(),
+                    pod_uid: container.uid.clone(),
+                    container: "main".into(),
+                    container_id: container.id.clone(),
+                    image: "registry/image:1".into(),
+                    workload: Some(v1::Workload {
+                        kind: "StatefulSet".into(),
+                        name: "owner".into(),
+                    }),
+                    labels: [("app".to_owned(), app.to_owned())].into(),
+                    host_network: false,
+                    evidence: v1::Evidence::Cgroup.into(),
+                }
+            );
+        }
+    }
+    let sequences: Vec<u64> = opened.iter().chain(&closed).map(|e| e.sequence).collect();
+    assert_eq!(sequences, [1, 2, 3, 4]);
+}
+
+fn the_kernel_drops_what_nobody_asked_for() {
+    let mut node = Node::new();
+    let mut server = node.pod("other", "db-0", json!({}));
+    let mut client = node.pod("shop", "cart-0", json!({}));
+    let agent = node.client();
+    agent.wait_for_pods(2);
+    assert_eq!(node.keys("cgroupmap"), HashSet::new());
+
+    let mut watch = agent.watch(of("shop"));
+    wait_until("the kernel is told", || {
+        node.keys("cgroupmap") == HashSet::from([client.cgroup_id()])
+    });
+    let at = server.actor.listen(LOCAL);
+    client.actor.connect(at);
+    server.actor.accept();
+    client.actor.close();
+    server.actor.close();
+
+    assert_eq!(
+        kinds(&watch.events(2)),
+        [EventType::Connect, EventType::Close]
+    );
+    watch.nothing();
+    // The server's two did not even reach the agent.
+    assert_eq!(agent.info().sequence, 2);
+    drop(watch);
+    wait_until("nothing is asked for", || node.keys("cgroupmap").is_empty());
+}
+
+fn a_pod_that_starts_later_has_its_first_connection_named() {
+    let mut node = Node::new();
+    let mut server = node.pod("other", "db-0", json!({}));
+    let agent = node.client();
+    let at = server.actor.listen(LOCAL);
+    let mut watch = agent.watch(of("shop"));
+
+    let mut client = node.pod("shop", "cart-0", json!({}));
+    client.actor.connect(at);
+    let events = watch.events(1);
+    assert_eq!(identity(&events[0]).pod, "cart-0");
+    assert_eq!(identity(&events[0]).container_id, client.id);
+}
+
+/// The agent learns of the pod only after its container: what happens until then is not told to those who
+/// asked for a namespace, and is to those who asked for everything in pods.
+fn a_pod_that_is_told_of_late_is_named_from_then_on() {
+    let mut node = Node::new();
+    let mut server = node.pod("other", "db-0", json!({}));
+    let agent = node.client();
+    let at = server.actor.listen(LOCAL);
+    agent.wait_for_pods(1);
+    let mut shop = agent.watch(of("shop"));
+    let mut pods = agent.watch(vec![v1::Filter {
+        scope: v1::Scope::Pods.into(),
+        netns: vec![node.netns.inode as u32],
+        ..v1::Filter::default()
+    }]);
+
+    let (uid, id) = (fresh_uid(), fresh_id());
+    let mut client = node.container(uid.clone(), id.clone(), "cart");
+    client.actor.connect(at);
+    let unnamed = pods.events(1);
+    assert_eq!(
+        identity(&unnamed[0]).attribution(),
+        v1::Attribution::Pending
+    );
+    assert_eq!(identity(&unnamed[0]).container_id, id);
+    node.add_pod("shop", "cart-0", json!({}), &uid, &id);
+    agent.wait_for_pods(2);
+    client.actor.close();
+    let named = shop.events(1);
+    assert_eq!(kinds(&named), [EventType::Close]);
+    assert_eq!(identity(&named[0]).pod, "cart-0");
+}
+
+fn nested_cgroups_are_the_containers() {
+    let mut node = Node::new();
+    let mut server = node.pod("other", "db-0", json!({}));
+    let mut client = node.pod("shop", "cart-0", json!({}));
+    let agent = node.client();
+    agent.wait_for_pods(2);
+    let mut watch = agent.watch(of("shop"));
+    client.nest();
+
+    let at = server.actor.listen(LOCAL);
+    client.actor.connect(at);
+    client.actor.close();
+    let events = watch.events(2);
+    assert_eq!(identity(&events[0]).container_id, client.id);
+    assert_eq!(identity(&events[1]).container_id, client.id);
+}
+
+fn a_relabelled_pod_moves_in_and_out() {
+    let mut node = Node::new();
+    let mut server = node.pod("other", "db-0", json!({}));
+    let mut client = node.pod("shop", "cart-0", json!({"app": "cart"}));
+    let agent = node.client();
+    agent.wait_for_pods(2);
+    let at = server.actor.listen(LOCAL);
+    let mut watch = agent.watch(vec![v1::Filter {
+        label_selector: "app in (cart, basket),!canary".into(),
+        ..v1::Filter::default()
+    }]);
+
+    let cgroup = HashSet::from([client.cgroup_id()]);
+    client.actor.connect(at);
+    watch.events(1);
+    node.relabel("cart-0", json!({"app": "cart", "canary": "yes"}));
+    wait_until("the pod is out", || node.keys("cgroupmap").is_empty());
+    client.actor.close();
+    watch.nothing();
+    node.relabel("cart-0", json!({"app": "basket"}));
+    wait_until("the pod is in", || node.keys("cgroupmap") == cgroup);
+    client.actor.connect(at);
+    assert_eq!(kinds(&watch.events(1)), [EventType::Connect]);
+}
+
+fn the_last_close_of_a_deleted_pod_is_named() {
+    let mut node = Node::new();
+    let mut server = node.pod("other", "db-0", json!({}));
+    let mut client = node.pod("shop", "cart-0", json!({}));
+    let agent = node.client();
+    let at = server.actor.listen(LOCAL);
+    agent.wait_for_pods(2);
+    let mut watch = agent.watch(of("shop"));
+
+    client.actor.connect(at);
+    watch.events(1);
+    node.delete_pod("cart-0");
+    wait_until("the pod is gone", || {
+        agent.info().pods.is_some_and(|p| p.pods == 1)
+    });
+    client.remove();
+    let last = watch.events(1);
+    assert_eq!(kinds(&last), [EventType::Close]);
+    assert_eq!(identity(&last[0]).pod, "cart-0");
+}
+
+fn pods_that_come_and_go_are_never_mistaken() {
+    let mut node = Node::new();
+    let mut server = node.pod("other", "db-0", json!({}));
+    let agent = node.client();
+    let at = server.actor.listen(LOCAL);
+    let mut watch = agent.watch(of("shop"));
+
+    for round in 0..20 {
+        let name = format!("cart-{round}");
+        let mut client = node.pod("shop", &name, json!({}));
+        client.actor.connect(at);
+        let id = client.id.clone();
+        node.delete_pod(&name);
+        client.remove();
+        for event in watch.events(2) {
+            assert_eq!(identity(&event).pod, name);
+            assert_eq!(identity(&event).container_id, id);
+        }
+    }
+}
+
+fn the_host_is_not_a_pod() {
+    let mut node = Node::new();
+    let agent = node.client();
+    let mut server = crate::support::Actor::inside(&node.netns, "server");
+    let mut client = node.pod("shop", "cart-0", json!({}));
+    let at = server.listen(LOCAL);
+    agent.wait_for_pods(1);
+    let mut host = agent.watch(vec![v1::Filter {
+        scope: v1::Scope::Host.into(),
+        netns: vec![node.netns.inode as u32],
+        ..v1::Filter::default()
+    }]);
+    let mut shop = agent.watch(of("shop"));
+
+    client.actor.connect(at);
+    let accepted = server.accept();
+    let events = host.events(1);
+    assert_eq!(kinds(&events), [EventType::Accept]);
+    assert_end(&events[0], &accepted);
+    assert_eq!(identity(&events[0]).attribution(), v1::Attribution::Host);
+    assert_eq!(kinds(&shop.events(1)), [EventType::Connect]);
+}
+
+fn open_connections_are_listed_with_names() {
+    let mut node = Node::new();
+    let mut server = node.pod("shop", "db-0", json!({}));
+    let mut client = node.pod("shop", "cart-0", json!({}));
+    let agent = node.client();
+    agent.wait_for_pods(2);
+    assert_eq!(agent.connections(of("shop")), []);
+
+    // Nobody subscribes, and still they are known.
+    let at = server.actor.listen(LOCAL);
+    client.actor.connect(at);
+    server.actor.accept();
+    let mut pods: Vec<_> = agent
+        .connections(of("shop"))
+        .into_iter()
+        .map(|c| (c.role(), c.identity.map(|i| i.pod)))
+        .collect();
+    pods.sort();
+    assert_eq!(
+        pods,
+        [
+            (v1::Role::Client, Some("cart-0".to_owned())),
+            (v1::Role::Server, Some("db-0".to_owned())),
+        ]
+    );
+    assert_eq!(agent.connections(of("other")), []);
+    client.actor.close();
+    server.actor.close();
+    wait_until("they are closed", || {
+        agent.connections(of("shop")).is_empty()
+    });
+}
+
+fn filter_sets_are_kept_for_other_tools() {
+    let mut node = Node::with(&["--filter-set", "carts=shop:app=cart"]);
+    let _other = node.pod("other", "cart-0", json!({"app": "cart"}));
+    let cart = node.pod("shop", "cart-1", json!({"app": "cart"}));
+    let _db = node.pod("shop", "db-0", json!({"app": "db"}));
+    wait_until("the set has the pod", || {
+        node.keys("carts/cgroupmap") == HashSet::from([cart.cgroup_id()])
+    });
+    cart.remove();
+    wait_until("the set is empty", || {
+        node.keys("carts/cgroupmap").is_empty()
+    });
+    node.agent.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(node.agent.end(), Some(0));
+    assert!(!node.pins.exists());
+}

@@ -1,0 +1,333 @@
+//! A node: an agent, a file of pods, and containers that are cgroups with a process.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use libbpf_rs::{MapCore, MapHandle};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::support::{Actor, DEADLINE, Netns, mount_points, wait_until};
+
+/// Room for a few, unless a test says otherwise.
+const SMALL: &[(&str, &str)] = &[("--max-connections", "8192"), ("--max-containers", "64")];
+
+/// A container: the cgroup and the process in it. What is in it ends before it does.
+pub struct Container {
+    pub actor: Actor,
+    pub id: String,
+    pub uid: String,
+    cgroup: PathBuf,
+    /// Its own cgroup, and those made below it.
+    folders: Vec<PathBuf>,
+}
+
+impl Container {
+    /// The id of its cgroup.
+    pub fn cgroup_id(&self) -> u64 {
+        fs::metadata(&self.cgroup)
+            .expect("the cgroup is there")
+            .ino()
+    }
+
+    /// Moves its process into a cgroup below its own.
+    pub fn nest(&mut self) {
+        let nested = self.cgroup.join("nested");
+        fs::create_dir(&nested).expect("a cgroup can be made");
+        fs::write(nested.join("cgroup.procs"), self.actor.pid().to_string())
+            .expect("a process can be moved");
+        self.folders.push(nested);
+    }
+
+    /// Ends its process and removes its cgroup.
+    pub fn remove(mut self) {
+        self.actor.exit();
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        self.actor.exit();
+        for folder in self.folders.iter().rev() {
+            wait_until("the cgroup is empty", || fs::remove_dir(folder).is_ok());
+        }
+    }
+}
+
+/// A running agent.
+pub struct Agent {
+    pub child: Child,
+    pub log: Receiver<String>,
+    pub http: String,
+}
+
+impl Agent {
+    /// The exit code, once it has ended.
+    pub fn end(&mut self) -> Option<i32> {
+        let mut code = None;
+        wait_until("the agent ends", || {
+            code = self.child.try_wait().expect("the agent can be waited for");
+            code.is_some()
+        });
+        code.and_then(|c| c.code())
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("the agent can be signalled");
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub struct Node {
+    // Before the tree: what is in it has to end.
+    pub agent: Agent,
+    pub netns: Netns,
+    pods: Vec<Value>,
+    options: Vec<String>,
+    prefix: String,
+    mount: PathBuf,
+    pub folder: TempDir,
+    pub pins: PathBuf,
+}
+
+impl Node {
+    pub fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// With more options for the agent.
+    pub fn with(options: &[&str]) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "tcptracer-test-{}-{}",
+            process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        let mount = mount_points("cgroup2").remove(0);
+        for below in ["", "kubepods", "kubepods/burstable"] {
+            fs::create_dir(mount.join(&name).join(below)).expect("a cgroup can be made");
+        }
+        let folder = TempDir::new().expect("a folder for the test");
+        let pins = Path::new("/sys/fs/bpf").join(&name);
+        let options: Vec<String> = options.iter().map(ToString::to_string).collect();
+        write_pods(folder.path(), &[]);
+        let agent = start(folder.path(), &pins, &options);
+        Self {
+            agent,
+            netns: Netns::new(),
+            pods: Vec::new(),
+            options,
+            prefix: name,
+            mount,
+            folder,
+            pins,
+        }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("agent.sock")
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(&self.socket())
+    }
+
+    /// Makes a container, and says so to the agent with a pod of one container.
+    pub fn pod(&mut self, namespace: &str, name: &str, labels: Value) -> Container {
+        let (uid, id) = (fresh_uid(), fresh_id());
+        self.add_pod(namespace, name, labels, &uid, &id);
+        self.container(uid, id, name)
+    }
+
+    /// Tells the agent of a pod.
+    pub fn add_pod(&mut self, namespace: &str, name: &str, labels: Value, uid: &str, id: &str) {
+        self.pods.push(json!({
+            "metadata": {
+                "name": name, "namespace": namespace, "uid": uid, "labels": labels,
+                "ownerReferences": [{
+                    "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "owner", "uid": "u",
+                    "controller": true,
+                }],
+            },
+            "spec": { "containers": [{ "name": "main", "image": "registry/image:1" }] },
+            "status": { "containerStatuses": [{
+                "name": "main", "image": "registry/image:1", "imageID": "", "ready": true,
+                "restartCount": 0, "containerID": format!("containerd://{id}"),
+            }] },
+        }));
+        self.write();
+    }
+
+    /// A container of a pod that the agent may know or not.
+    pub fn container(&self, uid: String, id: String, comm: &str) -> Container {
+        let pod = self
+            .mount
+            .join(&self.prefix)
+            .join(format!("kubepods/burstable/pod{uid}"));
+        let cgroup = pod.join(&id);
+        fs::create_dir(&pod).expect("a cgroup can be made");
+        fs::create_dir(&cgroup).expect("a cgroup can be made");
+        let actor = Actor::inside(&self.netns, comm);
+        fs::write(cgroup.join("cgroup.procs"), actor.pid().to_string())
+            .expect("a process can be moved");
+        Container {
+            actor,
+            id,
+            uid,
+            folders: vec![pod, cgroup.clone()],
+            cgroup,
+        }
+    }
+
+    pub fn relabel(&mut self, name: &str, labels: Value) {
+        for pod in &mut self.pods {
+            if pod["metadata"]["name"] == name {
+                pod["metadata"]["labels"] = labels.clone();
+            }
+        }
+        self.write();
+    }
+
+    pub fn delete_pod(&mut self, name: &str) {
+        self.pods.retain(|pod| pod["metadata"]["name"] != name);
+        self.write();
+    }
+
+    pub fn write(&self) {
+        write_pods(self.folder.path(), &self.pods);
+    }
+
+    /// Starts the agent anew.
+    pub fn restart(&mut self) {
+        self.agent = start(self.folder.path(), &self.pins, &self.options);
+    }
+
+    /// The keys of a pinned map.
+    pub fn keys(&self, map: &str) -> HashSet<u64> {
+        let map = MapHandle::from_pinned_path(self.pins.join(map)).expect("the map is pinned");
+        map.keys()
+            .filter_map(|key| Some(u64::from_ne_bytes(key.try_into().ok()?)))
+            .collect()
+    }
+
+    /// What the agent answers over HTTP: the whole response.
+    pub fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(&self.agent.http).expect("the agent listens");
+        stream
+            .set_read_timeout(Some(DEADLINE))
+            .expect("a deadline can be set");
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        .expect("the agent can be asked");
+        let mut answer = String::new();
+        stream
+            .read_to_string(&mut answer)
+            .expect("the agent answers");
+        answer
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.agent.child.kill();
+        let _ = self.agent.child.wait();
+        for below in ["kubepods/burstable", "kubepods", ""] {
+            let _ = fs::remove_dir(self.mount.join(&self.prefix).join(below));
+        }
+        for map in ["cgroupmap", "mntnsmap"] {
+            let _ = fs::remove_file(self.pins.join(map));
+        }
+        let _ = fs::remove_dir(&self.pins);
+    }
+}
+
+/// As a person would replace it: whole.
+fn write_pods(folder: &Path, pods: &[Value]) {
+    let list = json!({ "kind": "PodList", "apiVersion": "v1", "items": pods });
+    let new = folder.join("pods.new");
+    fs::write(&new, list.to_string()).expect("the pods can be written");
+    fs::rename(new, folder.join("pods.json")).expect("the pods can be replaced");
+}
+
+pub fn command() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_tcptracer-agent"))
+}
+
+/// Returns once it traces.
+fn start(folder: &Path, pins: &Path, options: &[String]) -> Agent {
+    let mut child = command()
+        .args(["--node-name", "node-1", "--http-listen", "127.0.0.1:0"])
+        .arg("--pods")
+        .arg(format!("file:{}", folder.join("pods.json").display()))
+        .arg("--grpc-listen")
+        .arg(format!("unix:{}", folder.join("agent.sock").display()))
+        .arg("--pin-dir")
+        .arg(pins)
+        // Options cannot be given twice.
+        .args(
+            SMALL
+                .iter()
+                .filter(|(name, _)| !options.iter().any(|o| o == name))
+                .flat_map(|(name, value)| [name, value]),
+        )
+        .args(options)
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the agent starts");
+    let stderr = BufReader::new(child.stderr.take().expect("the agent has a stderr"));
+    let (sender, log) = mpsc::channel();
+    thread::spawn(move || {
+        for line in stderr.lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    let mut agent = Agent {
+        child,
+        log,
+        http: String::new(),
+    };
+    loop {
+        let line = agent
+            .log
+            .recv_timeout(DEADLINE)
+            .expect("the agent gets ready");
+        if let Some((_, http)) = line.split_once("HTTP on ") {
+            agent.http = http.into();
+            return agent;
+        }
+    }
+}
+
+pub fn fresh_uid() -> String {
+    let n = number();
+    format!("{n:08x}-0000-4000-8000-000000000000")
+}
+
+pub fn fresh_id() -> String {
+    format!("{:064x}", number())
+}
+
+fn number() -> u64 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    u64::from(NEXT.fetch_add(1, Ordering::Relaxed)) << 16 | u64::from(process::id() as u16)
+}
