@@ -27,10 +27,14 @@ pub(super) async fn run(node: &str, outlet: Outlet) -> Result<Gone> {
 
 /// A list from the server's cache, and then a watch. kube restarts it as long as it runs: from where it was, or
 /// with a list if the server does not remember that.
-async fn watch(client: Client, node: &str, mut outlet: Outlet) -> Gone {
-    let config = watcher::Config::default()
-        .fields(&format!("spec.nodeName={node}"))
-        .any_semantic();
+pub(super) async fn watch(client: Client, node: &str, mut outlet: Outlet) -> Gone {
+    let config = watcher::Config {
+        // A list in pages is not answered from the cache.
+        page_size: None,
+        ..watcher::Config::default()
+            .fields(&format!("spec.nodeName={node}"))
+            .any_semantic()
+    };
     let pods: Api<core::Pod> = Api::all(client.clone());
     let mut events = watcher(pods, config).default_backoff().boxed();
     let mut listed = Vec::new();
@@ -55,6 +59,11 @@ async fn watch(client: Client, node: &str, mut outlet: Outlet) -> Gone {
             return Gone;
         };
         let told = match event {
+            // It is about to list, and has not been answered yet.
+            Ok(Event::Init) => {
+                listed.clear();
+                Ok(())
+            }
             Ok(event) => {
                 unreachable = false;
                 match outlet.works().await {
@@ -62,6 +71,8 @@ async fn watch(client: Client, node: &str, mut outlet: Outlet) -> Gone {
                     gone => gone,
                 }
             }
+            // The server has forgotten where we were: a list follows.
+            Err(watcher::Error::WatchError(status)) if status.code == 410 => Ok(()),
             Err(e) => {
                 unreachable = is_unreachable(&e);
                 outlet.failed(&explain(e)).await
@@ -79,7 +90,7 @@ async fn tell(
     outlet: &mut Outlet,
 ) -> Result<(), Gone> {
     match event {
-        Event::Init => listed.clear(),
+        Event::Init => {}
         Event::InitApply(pod) => listed.extend(Pod::new(pod).map(Arc::new)),
         Event::InitDone => {
             return outlet.send(Update::Replaced(std::mem::take(listed))).await;

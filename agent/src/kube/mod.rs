@@ -10,6 +10,8 @@ mod file;
 mod kubelet;
 mod pod;
 mod source;
+#[cfg(test)]
+mod tests;
 
 pub use pod::{Container, ContainerKind, Pod, Workload};
 pub use source::{Kubelet, Source, Update, run};

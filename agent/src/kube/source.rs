@@ -72,6 +72,13 @@ pub(super) struct Outlet {
 }
 
 impl Outlet {
+    pub(super) fn new(updates: mpsc::Sender<Update>) -> Self {
+        Self {
+            updates,
+            failing: false,
+        }
+    }
+
     pub(super) async fn send(&mut self, update: Update) -> Result<(), Gone> {
         self.updates.send(update).await.map_err(|_| Gone)
     }
@@ -99,10 +106,7 @@ pub async fn run(
     wanted: Arc<Notify>,
     updates: mpsc::Sender<Update>,
 ) -> Result<()> {
-    let outlet = Outlet {
-        updates,
-        failing: false,
-    };
+    let outlet = Outlet::new(updates);
     let Gone = match source {
         Source::Api => api::run(&node, outlet).await?,
         Source::Kubelet(kubelet) => kubelet::run(&kubelet, &wanted, outlet).await?,
