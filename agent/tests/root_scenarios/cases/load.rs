@@ -19,7 +19,7 @@ use super::Case;
 use super::accepts::one_connection;
 use crate::actor::{Actor, server_and_client};
 use crate::trace::{Trace, of};
-use crate::world::NetNs;
+use crate::world::{NetNs, wait_for};
 
 pub const CASES: &[Case] = &[
     ("refused_by_the_thousand", refused_by_the_thousand),
@@ -221,6 +221,11 @@ fn state_map_is_full() -> Result<()> {
             e.kind == Close && e.local == local && (e.remote == from || e.remote == at)
         })?;
     }
+    // An earlier connection may be waiting for the acknowledgement of its last FIN.
+    wait_for(
+        "every end",
+        || Ok(has_no_connections(&netns)?.then_some(())),
+    )?;
     let said = trace.stop_after(0)?;
     // Of the 64 ends, 8 were followed.
     ensure!(said.losses.map_full == 56, "{:?}", said.losses);
@@ -241,4 +246,14 @@ fn state_map_is_full() -> Result<()> {
     ensure!(opened == closed, "opened {opened:?}\nclosed {closed:?}");
     ensure!(opened.len() == 10, "{opened:?}");
     Ok(())
+}
+
+/// Whether no socket is there but those that listen, and what is in TIME_WAIT.
+fn has_no_connections(netns: &NetNs) -> Result<bool> {
+    let sockets = netns.inside(|| Ok(fs::read_to_string("/proc/thread-self/net/tcp")?))?;
+    let mut states = sockets
+        .lines()
+        .skip(1)
+        .filter_map(|l| l.split_whitespace().nth(3));
+    Ok(states.all(|state| state == "0A" || state == "06"))
 }
