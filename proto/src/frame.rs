@@ -104,3 +104,50 @@ impl Encoder for FrameEncoder {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::v1::{Events, Lost};
+
+    fn envelope() -> WatchResponse {
+        WatchResponse {
+            node: "node-1".into(),
+            epoch: 7,
+            message: None,
+        }
+    }
+
+    #[track_caller]
+    fn decoded(frame: &Frame) -> WatchResponse {
+        WatchResponse::decode(frame.0.clone()).expect("the bytes of a response")
+    }
+
+    #[test]
+    fn a_frame_is_the_response_that_it_stands_for() {
+        for count in [0, 1, 200] {
+            let events: Vec<Event> = (0..count)
+                .map(|sequence| Event {
+                    sequence,
+                    errno: 111,
+                    ..Event::default()
+                })
+                .collect();
+            let encoded: Vec<_> = events.iter().map(EncodedEvent::new).collect();
+            let expected = WatchResponse {
+                message: Some(watch_response::Message::Events(Events { events })),
+                ..envelope()
+            };
+            assert_eq!(decoded(&Frame::events(&envelope(), &encoded)), expected);
+        }
+        let lost = watch_response::Message::Lost(Lost {
+            source: 1,
+            count: 5,
+        });
+        let expected = WatchResponse {
+            message: Some(lost.clone()),
+            ..envelope()
+        };
+        assert_eq!(decoded(&Frame::message(&envelope(), lost)), expected);
+    }
+}
