@@ -18,9 +18,9 @@ help:
 run: build ## install what is missing, build, and trace (ARGS="-t -x")
 	$(SUDO) target/release/tcptracer $(ARGS)
 
-build: ## build the release binary
+build: ## build the host tool; cargo build --release builds the agent as well
 	@scripts/setup.sh build
-	cargo build --release --locked
+	cargo build --release --locked --no-default-features --bin tcptracer
 
 test: ## run all tests, those that need root as root
 	@scripts/setup.sh test
