@@ -292,6 +292,26 @@ static __always_inline __u8 broken_by(struct sock *sk, int from, int error)
 	}
 }
 
+/*
+ * A RST arrives. The kernel says so before it sets the socket's error, which its process may
+ * read, and so clear, on another CPU before the transition to CLOSE is seen, or instead of it.
+ */
+static __always_inline void on_reset(struct sock *sk)
+{
+	struct tt_conn *conn = find(sk);
+	int state = sk->__sk_common.skc_state;
+	__u8 broken;
+
+	if (!conn || conn->closed)
+		return;
+	conn->error = state == BPF_TCP_SYN_SENT	    ? ECONNREFUSED
+		      : state == BPF_TCP_CLOSE_WAIT ? EPIPE
+						    : ECONNRESET;
+	broken = broken_by(sk, state, conn->error);
+	if (broken != TT_REASON_UNKNOWN)
+		conn->reason = broken;
+}
+
 static __always_inline void on_failed(struct tt_conn *conn, struct sock *sk)
 {
 	conn->reported = 1;
@@ -301,7 +321,7 @@ static __always_inline void on_failed(struct tt_conn *conn, struct sock *sk)
 	emit_ended(conn, TT_FAILED, NULL);
 }
 
-/* -> CLOSE. sk_err is already set; the counters are final, the tuple may go next. */
+/* -> CLOSE. The error is already set; the counters are final, the tuple may go next. */
 static __always_inline void on_closed(struct sock *sk, int from, bool again)
 {
 	struct tt_conn *conn = find(sk);
@@ -321,7 +341,8 @@ static __always_inline void on_closed(struct sock *sk, int from, bool again)
 		return;
 	conn->closed = 1;
 	conn->t_closed = bpf_ktime_get_ns();
-	conn->error = sk->sk_err;
+	if (sk->sk_err)
+		conn->error = sk->sk_err;
 	broken = broken_by(sk, from, conn->error);
 	if (broken != TT_REASON_UNKNOWN)
 		conn->reason = broken;
@@ -362,9 +383,10 @@ static __always_inline void on_destroyed(struct sock *sk)
 		struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
 		conn->t_closed = bpf_ktime_get_ns();
-		conn->error = sk->sk_err;
-		if (conn->error)
+		if (!conn->error && sk->sk_err) {
+			conn->error = sk->sk_err;
 			conn->reason = broken_by(sk, BPF_TCP_ESTABLISHED, conn->error);
+		}
 		/* The peer acknowledged our SYN: it was established. */
 		if (tp && tp->bytes_acked)
 			heal_connect(conn, sk, false);

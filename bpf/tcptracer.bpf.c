@@ -69,6 +69,13 @@ int BPF_PROG(tt_destroy_sock, struct sock *sk)
 	return 0;
 }
 
+SEC("tp_btf/tcp_receive_reset")
+int BPF_PROG(tt_receive_reset, struct sock *sk)
+{
+	on_reset(sk);
+	return 0;
+}
+
 /*
  * From 7.0 on a task can be preempted inside a tracepoint. Until it runs again, for
  * milliseconds, the kernel skips the program it was in for everybody else on that CPU.

@@ -282,6 +282,7 @@ fn hooks(facts: &Facts, plan: Option<&Plan>) -> Vec<Hook> {
     vec![
         Hook::tried("tp_btf/inet_sock_set_state", &facts.state_machine),
         Hook::tried("tp_btf/tcp_destroy_sock", &facts.state_machine),
+        Hook::tried("tp_btf/tcp_receive_reset", &facts.state_machine),
         match facts.preemptible_tracepoints {
             true => Hook::new("tp_btf hooks a second time", Use::Used),
             false => Hook::new("tp_btf hooks a second time", Use::NotNeeded),

@@ -87,6 +87,7 @@ fn choose_programs(skel: &mut OpenTcptracerSkel<'_>, plan: &Plan, config: &Confi
     let progs = &mut skel.progs;
     progs.tt_set_state.set_autoload(true);
     progs.tt_destroy_sock.set_autoload(true);
+    progs.tt_receive_reset.set_autoload(true);
     progs.tt_set_state_again.set_autoload(plan.twice);
     progs.tt_destroy_sock_again.set_autoload(plan.twice);
     progs.tt_inet_csk_accept.set_autoload(plan.fexit_accept);
@@ -152,6 +153,7 @@ pub fn attach(skel: &TcptracerSkel<'_>, plan: &Plan, config: &Config) -> Result<
         chosen.push(("the entry of connect", &progs.tt_enter_connect));
         chosen.push(("the exit of connect", &progs.tt_exit_connect));
     }
+    chosen.push(("tcp_receive_reset", &progs.tt_receive_reset));
     chosen.push(("tcp_destroy_sock", &progs.tt_destroy_sock));
     chosen.push(("inet_sock_set_state", &progs.tt_set_state));
     if plan.twice {

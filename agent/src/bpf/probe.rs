@@ -59,7 +59,7 @@ pub struct Facts {
     pub syscall_tracepoints: bool,
     /// tracefs has the io_uring tracepoint.
     pub io_uring_tracepoint: bool,
-    /// The state machine, `tp_btf/inet_sock_set_state` and `tp_btf/tcp_destroy_sock`.
+    /// The state machine, `tp_btf/inet_sock_set_state`, `tcp_destroy_sock` and `tcp_receive_reset`.
     pub state_machine: Trial,
     /// The same, asking for the cookies of sockets (5.12).
     pub cookies: Trial,
@@ -107,8 +107,8 @@ pub enum Impossible {
     NoBtf,
     /// The main program does not load.
     #[error(
-        "the kernel refuses the tracing programs on inet_sock_set_state and tcp_destroy_sock: \
-         5.10 or later is needed, not locked down for confidentiality"
+        "the kernel refuses the tracing programs on inet_sock_set_state, tcp_destroy_sock and \
+         tcp_receive_reset: 5.10 or later is needed, not locked down for confidentiality"
     )]
     NoStateMachine,
     /// No hook can tell who accepts.
@@ -201,8 +201,13 @@ impl Facts {
             true => trial(cookies, choose),
             false => Trial::NotTried,
         };
-        let state_machine: Choose =
-            |progs| vec![&mut progs.tt_set_state, &mut progs.tt_destroy_sock];
+        let state_machine: Choose = |progs| {
+            vec![
+                &mut progs.tt_set_state,
+                &mut progs.tt_destroy_sock,
+                &mut progs.tt_receive_reset,
+            ]
+        };
 
         let cookies = attempt(true, state_machine);
         let has_cookies = cookies.works();

@@ -56,6 +56,7 @@ pub fn loaded(skel: &TcptracerSkel<'_>) -> Result<Arc<[Program]>> {
     [
         ("tp_btf/inet_sock_set_state", &progs.tt_set_state),
         ("tp_btf/tcp_destroy_sock", &progs.tt_destroy_sock),
+        ("tp_btf/tcp_receive_reset", &progs.tt_receive_reset),
         ("tp/syscalls/sys_exit_accept", &progs.tt_exit_accept),
         ("tp/syscalls/sys_exit_accept4", &progs.tt_exit_accept4),
         ("fexit/inet_csk_accept", &progs.tt_inet_csk_accept),
