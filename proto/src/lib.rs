@@ -3,11 +3,18 @@ The gRPC API of the agent: messages and client as generated, and a server whose 
 
 An event is encoded once, and all subscribers share its bytes; so what the server streams is not a
 message but the bytes of one. [`EncodedEvent`] and [`Frame`] are the only places that know the wire format.
+
+With the feature `selector`, [`LabelSelector`] is the grammar of `Filter.label_selector`, for both ends: what a client
+accepts, the agent does.
 */
 
 mod frame;
+#[cfg(feature = "selector")]
+mod selector;
 
 pub use frame::{EncodedEvent, Frame, FrameCodec};
+#[cfg(feature = "selector")]
+pub use selector::{InvalidSelector, LabelSelector};
 
 /// Messages and client of `tcptracer.v1`.
 #[allow(missing_docs, clippy::all, clippy::use_self)]

@@ -5,14 +5,12 @@ A [`Filter`] has two halves. [`Whose`] looks at the container only, so its answe
 decides what the kernel has to let pass; [`What`] looks at the event. Everything here is a pure function.
 */
 
-mod selector;
-
 use std::collections::HashSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-pub use selector::{InvalidSelector, LabelSelector};
+pub use tcptracer_proto::LabelSelector;
 
 use crate::event::{Event, Kind};
 use crate::identity::{Attribution, Names};
@@ -87,7 +85,7 @@ impl Whose {
         self.scope != Some(Scope::Host)
             && one_of(&self.namespaces, &pod.namespace)
             && one_of(&self.pods, &pod.name)
-            && self.labels.as_ref().is_none_or(|l| l.selects(pod))
+            && self.labels.as_ref().is_none_or(|l| l.selects(&pod.labels))
             && container()
             && (self.workloads.is_empty()
                 || pod

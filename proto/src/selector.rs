@@ -1,12 +1,10 @@
 //! Label selectors in the text form of Kubernetes, such as `app=cart,tier in (web, api),!canary`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use kube::core::{Expression, Selector, SelectorExt};
 use thiserror::Error;
-
-use crate::kube::Pod;
 
 /// A selector that came as text. The empty one selects everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,9 +19,9 @@ pub struct InvalidSelector {
 }
 
 impl LabelSelector {
-    /// Whether the pod's labels satisfy every requirement.
-    pub fn selects(&self, pod: &Pod) -> bool {
-        self.0.matches(&pod.labels)
+    /// Whether labels satisfy every requirement.
+    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.0.matches(labels)
     }
 }
 
@@ -184,8 +182,6 @@ fn is_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -197,7 +193,7 @@ mod tests {
             .map(|(k, v)| ((*k).into(), (*v).into()))
             .collect();
         let selector: LabelSelector = selector.parse().expect("a selector");
-        selector.0.matches(&labels)
+        selector.selects(&labels)
     }
 
     #[track_caller]
