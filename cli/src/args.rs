@@ -1,0 +1,713 @@
+//! The command line. What can be refused without asking anybody is refused here.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use ipnet::IpNet;
+use jiff::SignedDuration;
+use tcptracer_proto::LabelSelector;
+use tcptracer_proto::v1;
+
+use crate::exit::Usage;
+use crate::render::Format;
+
+const AFTER_HELP: &str = "\
+Filters: an event is shown if every flag that is given holds; of the values of one flag, one has to. `--not` hides what
+passes it. Values are separated by commas, or the flag is repeated. In a cluster the namespace is the context's unless
+-n or -A is given; -A shows everything that the agents see, processes outside of pods included (`--not host` hides them).
+A pod that is called like a subcommand comes after `--`.
+
+Exit codes:
+  0  everything that was asked for was shown
+  1  it could not be done
+  2  the command line or a filter is invalid
+  3  it ended, but events were lost, or a node was not heard: no agent, not reachable, or beyond --max-nodes
+
+Examples:
+  kubectl tcptracer                                   the pods of this namespace, live
+  kubectl tcptracer web-0 web-1 -t                    two pods, with the time
+  kubectl tcptracer -n shop -l app=cart -o wide       with why, how long, how much
+  kubectl tcptracer -A --port 5432 --not namespace=kube-system
+  kubectl tcptracer --since 5m --type close -o jsonl  what has closed in the last 5 minutes
+  kubectl tcptracer --last 20 -f                      the last 20 events, then live
+  kubectl tcptracer connections -l app=cart           what is open now
+  kubectl tcptracer status                            how the agents fare
+  kubectl tcptracer --server 127.0.0.1:50051          one agent, without a cluster";
+
+/// Shows the TCP connections of pods as they open and close.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "kubectl-tcptracer",
+    bin_name = "kubectl tcptracer",
+    display_name = "kubectl tcptracer",
+    version,
+    about = "Show the TCP connections of pods as they open and close",
+    disable_help_subcommand = true,
+    after_help = AFTER_HELP
+)]
+pub struct Args {
+    /// Something else than watching.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Only pods with these names
+    #[arg(value_name = "POD")]
+    pub pods: Vec<String>,
+
+    /// Which events.
+    #[command(flatten)]
+    pub filters: FilterArgs,
+
+    /// From when to when.
+    #[command(flatten)]
+    pub span: SpanArgs,
+
+    /// How they are written.
+    #[command(flatten)]
+    pub output: OutputArgs,
+
+    /// Whom to ask.
+    #[command(flatten)]
+    pub agents: AgentArgs,
+
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// What else there is to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// List the connections that are open now
+    Connections {
+        /// Only pods with these names
+        #[arg(value_name = "POD")]
+        pods: Vec<String>,
+    },
+    /// Say how the agents fare: those of all nodes, or of those that hold the selected pods
+    Status,
+    /// Print the shell's completion script
+    Completion {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+impl Args {
+    /// The names of pods, wherever they are given.
+    pub fn pods(&self) -> &[String] {
+        match &self.command {
+            Some(Command::Connections { pods }) => pods,
+            _ => &self.pods,
+        }
+    }
+
+    /// Refuses what does not go together. Flags can stand before and behind a subcommand, where clap looks at
+    /// each place alone.
+    pub fn check(&self) -> Result<(), Usage> {
+        let filters = &self.filters;
+        let agents = &self.agents;
+        let tls = [&agents.tls_ca, &agents.tls_cert, &agents.tls_key];
+        let span = &self.span;
+        let spans =
+            span.since.is_some() || span.last.is_some() || span.follow || span.duration.is_some();
+        let why = if filters.all_namespaces && !filters.namespace.is_empty() {
+            "--namespace and --all-namespaces exclude each other"
+        } else if filters.ipv4 && filters.ipv6 {
+            "--ipv4 and --ipv6 exclude each other"
+        } else if filters.not.len() > MAX_NOT {
+            "--not may be given 32 times; give several values at once, as in --not port=53,853"
+        } else if self.command.is_some() && !self.pods.is_empty() {
+            "names of pods stand behind the subcommand"
+        } else if self.command.is_some() && spans {
+            "--since, --last, --follow and --duration are for watching, not for subcommands"
+        } else if agents.server.is_none() && tls.iter().any(|file| file.is_some()) {
+            "--tls-ca, --tls-cert and --tls-key are for --server"
+        } else if agents.tls_cert.is_some() != agents.tls_key.is_some() {
+            "--tls-cert and --tls-key need each other"
+        } else if agents.tls_cert.is_some() && agents.tls_ca.is_none() {
+            "--tls-cert needs --tls-ca"
+        } else if (!self.cluster.as_group.is_empty() || self.cluster.as_uid.is_some())
+            && self.cluster.as_user.is_none()
+        {
+            "--as-group and --as-uid need --as"
+        } else {
+            return Ok(());
+        };
+        Err(Usage(why.into()))
+    }
+}
+
+/// Filters that an agent takes in one list.
+const MAX_NOT: usize = 32;
+
+/// Which events.
+#[derive(Clone, Debug, Default, Group)]
+#[command(next_help_heading = "Filters")]
+pub struct FilterArgs {
+    /// Only these namespaces
+    #[arg(short, long, global = true, value_name = "NS", value_delimiter = ',')]
+    pub namespace: Vec<String>,
+
+    /// All namespaces
+    #[arg(short = 'A', long, global = true)]
+    pub all_namespaces: bool,
+
+    /// Only pods with these labels, such as 'app=cart,tier in (web,api),!canary'
+    #[arg(short = 'l', long, global = true, value_name = "SELECTOR", value_parser = selector)]
+    pub selector: Vec<String>,
+
+    /// Only containers with these names
+    #[arg(short, long, global = true, value_name = "NAME", value_delimiter = ',')]
+    pub container: Vec<String>,
+
+    /// Only these nodes
+    #[arg(long, global = true, value_name = "NAME", value_delimiter = ',')]
+    pub node: Vec<String>,
+
+    /// Only connections that these processes own or close (ids on the node)
+    #[arg(short, long, global = true, value_name = "PID", value_delimiter = ',', value_parser = positive())]
+    pub pid: Vec<u32>,
+
+    /// Only sockets of these network namespaces (inode numbers)
+    #[arg(short = 'N', long, global = true, value_name = "NETNS", value_delimiter = ',', value_parser = positive())]
+    pub netns: Vec<u32>,
+
+    /// Only IPv4 sockets
+    #[arg(short = '4', long, global = true)]
+    pub ipv4: bool,
+
+    /// Only IPv6 sockets, those with IPv4 peers included
+    #[arg(short = '6', long, global = true)]
+    pub ipv6: bool,
+
+    /// Only where a side has one of these ports
+    #[arg(long, global = true, value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Vec<u16>,
+
+    /// Only where a side's address is one of these or in one of these networks
+    #[arg(long, global = true, value_name = "CIDR", value_delimiter = ',', value_parser = network)]
+    pub cidr: Vec<IpNet>,
+
+    /// Only these types of events [default: connect,accept,close]
+    #[arg(
+        long = "type",
+        global = true,
+        value_name = "TYPE",
+        value_delimiter = ',',
+        value_enum
+    )]
+    pub types: Vec<EventType>,
+
+    /// Hide what passes this filter: one of namespace, selector, pod, container, node, pid, netns, port, cidr and type
+    /// with its values, as in --not port=53,853, or one of ipv4, ipv6 and host (processes outside of pods)
+    #[arg(long, global = true, value_name = "FILTER=VALUE")]
+    pub not: Vec<Denied>,
+}
+
+/// From when to when.
+#[derive(Clone, Debug, Default, Group)]
+#[command(next_help_heading = "Time")]
+pub struct SpanArgs {
+    /// Show the events of this long ago and later, as far as the agents remember, and end
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "last")]
+    pub since: Option<Duration>,
+
+    /// Show so many of the latest events, as far as the agents remember, and end
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LAST)))]
+    pub last: Option<u32>,
+
+    /// Go on with what happens, after --since or --last
+    #[arg(short, long)]
+    pub follow: bool,
+
+    /// End after this long
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub duration: Option<Duration>,
+}
+
+/// Events that `--last` may ask for: they are held to be sorted.
+const MAX_LAST: u32 = 100_000;
+
+/// How events are written.
+#[derive(Clone, Debug, Group)]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
+    /// Write the type in full and the network namespace
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+
+    /// Write the time since the first event: seconds, or nanoseconds with -v
+    #[arg(short, long, global = true)]
+    pub timestamp: bool,
+
+    /// One of table, wide, json, jsonl, yaml, name, custom-columns=NAME:.path,… and jsonpath=TEMPLATE
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FORMAT",
+        default_value = "table",
+        hide_default_value = true
+    )]
+    pub output: Format,
+
+    /// Colour the rows by pod
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
+    pub color: Color,
+}
+
+/// When to colour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    #[default]
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// Whom to ask.
+#[derive(Clone, Debug, Group)]
+#[command(next_help_heading = "Agents")]
+pub struct AgentArgs {
+    /// Ask this agent only, without a cluster: HOST:PORT or unix:PATH
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub server: Option<Address>,
+
+    /// Use TLS, and trust the certificates in this file (PEM); with --server
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+
+    /// Show the agent this certificate (PEM); with --server
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The key of that certificate (PEM)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+
+    /// The namespace of the agents [default: found by their labels]
+    #[arg(long, global = true, value_name = "NS")]
+    pub agent_namespace: Option<String>,
+
+    /// The port of the agents in their pods
+    #[arg(long, global = true, value_name = "PORT", default_value_t = 50051, value_parser = clap::value_parser!(u16).range(1..))]
+    pub agent_port: u16,
+
+    /// Ask at most so many nodes at a time; each is a tunnel through the API server
+    #[arg(long, global = true, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_nodes: u16,
+}
+
+/// How to reach the cluster: kubectl's flags.
+#[derive(Clone, Debug, Default, Group)]
+#[command(next_help_heading = "Cluster")]
+pub struct ClusterArgs {
+    /// The kubeconfig [default: $KUBECONFIG, or ~/.kube/config]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// The context in it
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+
+    /// The cluster in it
+    #[arg(long, global = true, value_name = "NAME")]
+    pub cluster: Option<String>,
+
+    /// The user in it
+    #[arg(long, global = true, value_name = "NAME")]
+    pub user: Option<String>,
+
+    /// The API server's address (kubectl's --server)
+    #[arg(short = 's', long, global = true, value_name = "URL")]
+    pub api_server: Option<String>,
+
+    /// The bearer token for the API server
+    #[arg(long, global = true, value_name = "TOKEN")]
+    pub token: Option<String>,
+
+    /// The user to impersonate
+    #[arg(long = "as", global = true, value_name = "NAME")]
+    pub as_user: Option<String>,
+
+    /// The groups to impersonate
+    #[arg(long, global = true, value_name = "NAME")]
+    pub as_group: Vec<String>,
+
+    /// The uid to impersonate
+    #[arg(long, global = true, value_name = "UID")]
+    pub as_uid: Option<String>,
+
+    /// Do not look at the API server's certificate
+    #[arg(long, global = true)]
+    pub insecure_skip_tls_verify: bool,
+
+    /// Whose certificate the API server has
+    #[arg(long, global = true, value_name = "FILE")]
+    pub certificate_authority: Option<PathBuf>,
+
+    /// The client certificate for the API server
+    #[arg(long, global = true, value_name = "FILE")]
+    pub client_certificate: Option<PathBuf>,
+
+    /// The key of that certificate
+    #[arg(long, global = true, value_name = "FILE")]
+    pub client_key: Option<PathBuf>,
+
+    /// The name in the certificate of the API server, or of the agent with --server
+    #[arg(long, global = true, value_name = "NAME")]
+    pub tls_server_name: Option<String>,
+
+    /// How long a server may take to answer: seconds, or with a unit; 0 is for ever
+    #[arg(long, global = true, value_name = "DURATION", value_parser = timeout, default_value = "10s")]
+    pub request_timeout: Timeout,
+}
+
+/// A type of event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EventType {
+    /// This side connected
+    Connect,
+    /// A process accepted
+    Accept,
+    /// The connection ended
+    Close,
+    /// A connect that failed
+    Failed,
+}
+
+impl From<EventType> for v1::EventType {
+    fn from(kind: EventType) -> Self {
+        match kind {
+            EventType::Connect => Self::Connect,
+            EventType::Accept => Self::Accept,
+            EventType::Close => Self::Close,
+            EventType::Failed => Self::Failed,
+        }
+    }
+}
+
+/// The agent of `--server`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A name or an address, and a port.
+    Tcp(String),
+    /// A socket in the file system.
+    #[cfg(unix)]
+    Unix(PathBuf),
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        #[cfg(unix)]
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match path {
+                "" => Err("the path is missing".into()),
+                path => Ok(Self::Unix(path.into())),
+            };
+        }
+        let port = text
+            .rsplit_once(':')
+            .filter(|(host, _)| !host.is_empty() && !host.contains("//"))
+            .and_then(|(_, port)| port.parse().ok())
+            .filter(|port: &u16| *port > 0);
+        match port {
+            Some(_) => Ok(Self::Tcp(text.into())),
+            None => Err("expected HOST:PORT or unix:PATH".into()),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => f.write_str(address),
+            #[cfg(unix)]
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A limit on time; without one it is for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeout(pub Option<Duration>);
+
+/// What `--not` hides.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Denied(pub v1::Filter);
+
+impl FromStr for Denied {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, values) = match text.split_once('=') {
+            Some((name, values)) => (name, Some(values)),
+            None => (text, None),
+        };
+        let mut filter = v1::Filter::default();
+        match (name, values) {
+            ("ipv4", None) => filter.families = vec![v1::IpFamily::V4.into()],
+            ("ipv6", None) => filter.families = vec![v1::IpFamily::V6.into()],
+            ("host", None) => filter.scope = v1::Scope::Host.into(),
+            ("ipv4" | "ipv6" | "host", Some(_)) => return Err(format!("{name} takes no value")),
+            ("selector", Some(text)) => filter.label_selector = selector(text)?,
+            ("namespace", Some(v)) => filter.namespaces = list(v, name_of)?,
+            ("pod", Some(v)) => filter.pods = list(v, name_of)?,
+            ("container", Some(v)) => filter.containers = list(v, name_of)?,
+            ("node", Some(v)) => filter.nodes = list(v, name_of)?,
+            ("pid", Some(v)) => filter.pids = list(v, number)?,
+            ("netns", Some(v)) => filter.netns = list(v, number)?,
+            ("port", Some(v)) => {
+                filter.ports = list(v, number)?;
+                if filter.ports.iter().any(|p| *p > u16::MAX.into()) {
+                    return Err("ports end at 65535".into());
+                }
+            }
+            ("cidr", Some(v)) => filter.cidrs = list(v, |text| Ok(network(text)?.to_string()))?,
+            ("type", Some(v)) => {
+                filter.types = list(v, |text| {
+                    let kind = EventType::from_str(text, false)?;
+                    Ok(v1::EventType::from(kind).into())
+                })?;
+            }
+            (
+                "namespace" | "selector" | "pod" | "container" | "node" | "pid" | "netns" | "port"
+                | "cidr" | "type",
+                None,
+            ) => return Err(format!("{name} takes a value, as in {name}=VALUE")),
+            _ => {
+                return Err(
+                    "expected FILTER=VALUE with one of namespace, selector, pod, container, node, pid, netns, \
+                     port, cidr and type, or one of ipv4, ipv6 and host"
+                        .into(),
+                );
+            }
+        }
+        Ok(Self(filter))
+    }
+}
+
+fn list<T>(values: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+    values.split(',').map(parse).collect()
+}
+
+fn name_of(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("a value is empty".into()),
+        text => Ok(text.into()),
+    }
+}
+
+fn number(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err(format!("`{text}` is not a number from 1")),
+    }
+}
+
+fn positive() -> impl clap::builder::TypedValueParser<Value = u32> {
+    clap::value_parser!(u32).range(1..)
+}
+
+fn selector(text: &str) -> Result<String, String> {
+    match text.parse::<LabelSelector>() {
+        Ok(_) if text.trim().is_empty() => Err("it is empty".into()),
+        Ok(_) => Ok(text.trim().into()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// A network or an address.
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse().map(|ip: std::net::IpAddr| ip.into());
+    text.parse()
+        .or_else(|_| address())
+        .map_err(|_| "neither a network, such as 10.0.0.0/8, nor an address".into())
+}
+
+/// `90`, `90s` or `1m30s`; more than nothing.
+fn duration(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().map(Duration::from_secs);
+    let with_unit = || {
+        let duration: SignedDuration = text.parse().ok()?;
+        Duration::try_from(duration).ok()
+    };
+    seconds
+        .or_else(with_unit)
+        .filter(|d| !d.is_zero() && *d <= MAX_DURATION)
+        .ok_or_else(|| "expected a duration, such as 30s, 5m or 1h30m".into())
+}
+
+/// A year; what is longer overflows clocks.
+const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 3600);
+
+fn timeout(text: &str) -> Result<Timeout, String> {
+    match text {
+        "0" | "0s" => Ok(Timeout(None)),
+        text => duration(text).map(|d| Timeout(Some(d))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args, String> {
+        let words = ["kubectl-tcptracer"]
+            .into_iter()
+            .chain(line.split(' ').filter(|w| !w.is_empty()));
+        let args = Args::try_parse_from(words).map_err(|e| e.to_string())?;
+        args.check().map_err(|e| e.to_string())?;
+        Ok(args)
+    }
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn values_are_separated_by_commas_or_repeated() {
+        let args = parse("web-0 web-1 -n a,b -n c --port 80,443 --port 22 --type close,failed")
+            .expect("valid");
+        assert_eq!(args.pods(), ["web-0", "web-1"]);
+        assert_eq!(args.filters.namespace, ["a", "b", "c"]);
+        assert_eq!(args.filters.port, [80, 443, 22]);
+        assert_eq!(args.filters.types, [EventType::Close, EventType::Failed]);
+    }
+
+    #[test]
+    fn flags_stand_on_both_sides_of_a_subcommand() {
+        for line in [
+            "-n a -o json connections web-0",
+            "connections web-0 -n a -o json",
+        ] {
+            let args = parse(line).expect("valid");
+            assert_eq!(args.pods(), ["web-0"], "{line}");
+            assert_eq!(args.filters.namespace, ["a"], "{line}");
+            assert!(matches!(args.output.output, Format::Json), "{line}");
+        }
+        assert_eq!(parse("-- status").expect("valid").pods(), ["status"]);
+    }
+
+    #[test]
+    fn durations() {
+        for (text, seconds) in [("90", 90), ("90s", 90), ("5m", 300), ("1h30m", 5400)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "0", "0s", "-5m", "5 parsecs", "99999999999999", "inf"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        assert_eq!(timeout("0"), Ok(Timeout(None)));
+        assert_eq!(timeout("3"), Ok(Timeout(Some(Duration::from_secs(3)))));
+    }
+
+    #[test]
+    fn addresses() {
+        for text in ["localhost:50051", "10.0.0.1:1", "[::1]:50051"] {
+            assert_eq!(text.parse(), Ok(Address::Tcp(text.into())));
+        }
+        #[cfg(unix)]
+        assert_eq!(
+            "unix:/run/a.sock".parse(),
+            Ok(Address::Unix("/run/a.sock".into()))
+        );
+        for text in [
+            "",
+            "localhost",
+            ":50051",
+            "unix:",
+            "host:0",
+            "host:65536",
+            "http://host:80",
+        ] {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for (line, why) in [
+            ("-l =x", "expected the key of a label at character 1"),
+            ("--cidr 10.0.0.0/33", "neither a network"),
+            ("--cidr fe80::%eth0", "neither a network"),
+            ("--port 0", "0 is not in 1..=65535"),
+            ("--port 65536", "65536 is not in 1..=65535"),
+            ("-p 0", "0 is not in"),
+            ("--type open", "invalid value 'open'"),
+            ("-A -n a", "exclude each other"),
+            ("-A connections -n a", "exclude each other"),
+            ("-4 -6", "exclude each other"),
+            ("--last 0", "0 is not in 1..=100000"),
+            ("--last 5 --since 5m", "cannot be used with"),
+            ("--since 5m connections", "for watching"),
+            ("-f status", "for watching"),
+            ("--not port", "port takes a value"),
+            ("--not port=", "not a number"),
+            ("--not port=70000", "ports end at 65535"),
+            ("--not host=a", "host takes no value"),
+            ("--not colour=red", "expected FILTER=VALUE"),
+            ("--not selector=a=b;", "expected `,` at character 4"),
+            ("--not pod=a,,b", "a value is empty"),
+            ("--not type=open", "invalid variant: open"),
+            ("--tls-ca ca.pem", "are for --server"),
+            ("--server h:1 --tls-ca a --tls-cert b", "need each other"),
+            ("--server h:1 --tls-cert b --tls-key c", "needs --tls-ca"),
+            ("--as-group g", "need --as"),
+            ("--server h", "expected HOST:PORT"),
+            ("-o table=x", "unknown format"),
+            ("--duration 0", "expected a duration"),
+            ("--max-nodes 0", "0 is not in"),
+        ] {
+            let error = parse(line).expect_err(line);
+            assert!(error.contains(why), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn not_is_a_filter_of_its_own() {
+        let args = parse(
+            "--not port=53,853 --not selector=app=a,tier --not ipv6 --not host --not type=close",
+        )
+        .expect("valid");
+        let denied: Vec<_> = args.filters.not.into_iter().map(|d| d.0).collect();
+        let none = v1::Filter::default;
+        assert_eq!(
+            denied,
+            [
+                v1::Filter {
+                    ports: vec![53, 853],
+                    ..none()
+                },
+                v1::Filter {
+                    label_selector: "app=a,tier".into(),
+                    ..none()
+                },
+                v1::Filter {
+                    families: vec![v1::IpFamily::V6.into()],
+                    ..none()
+                },
+                v1::Filter {
+                    scope: v1::Scope::Host.into(),
+                    ..none()
+                },
+                v1::Filter {
+                    types: vec![v1::EventType::Close.into()],
+                    ..none()
+                },
+            ]
+        );
+    }
+}

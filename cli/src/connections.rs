@@ -1,0 +1,74 @@
+//! `connections`: what is open now, on all nodes that are asked.
+
+use anyhow::{Error, Result};
+use futures::StreamExt;
+use tcptracer_proto::v1::ListConnectionsRequest;
+use tokio::sync::watch;
+
+use crate::dial::{Dialer, Target, within};
+use crate::event::Row;
+use crate::exit::{Code, refused};
+use crate::plan::Plan;
+use crate::render::Output;
+use crate::report::Report;
+use crate::request::Filters;
+use crate::text::printable;
+
+/// Nodes that are asked at the same time.
+pub const AT_A_TIME: usize = 16;
+
+/// Asks all, and writes what they have in the order in which it was established.
+pub async fn run(
+    dialer: Dialer,
+    filters: Filters,
+    plans: watch::Receiver<Plan>,
+    mut output: Output,
+    mut report: Report,
+) -> Result<Code> {
+    let ask = plans.borrow().ask.clone();
+    let answers = futures::stream::iter(ask)
+        .map(|(node, target)| {
+            let (dialer, filters) = (dialer.clone(), filters.clone());
+            async move { (node, connections(&dialer, &target, filters).await) }
+        })
+        .buffer_unordered(AT_A_TIME);
+    let answers: Vec<(String, Result<Vec<Row>>)> = answers.collect().await;
+
+    let mut rows = Vec::new();
+    for (node, answer) in answers {
+        match answer {
+            Ok(found) => rows.extend(found),
+            Err(e) => report.failed(&node, e)?,
+        }
+    }
+    rows.sort_by(|a, b| (a.time, &a.node, &a.id).cmp(&(b.time, &b.node, &b.id)));
+    for row in &rows {
+        output.row(row)?;
+    }
+    output.flush()?;
+    Ok(report.summary())
+}
+
+async fn connections(dialer: &Dialer, target: &Target, filters: Filters) -> Result<Vec<Row>> {
+    let mut agent = dialer.dial(target).await?;
+    let request = ListConnectionsRequest {
+        allow: filters.allow,
+        deny: filters.deny,
+    };
+    let ask = async { agent.list_connections(request).await.map_err(Error::new) };
+    let mut stream = within(dialer.timeout(), ask)
+        .await
+        .map_err(refused)?
+        .into_inner();
+    let mut rows = Vec::new();
+    while let Some(batch) = stream.message().await.map_err(|s| refused(s.into()))? {
+        let node = printable(&batch.node);
+        rows.extend(
+            batch
+                .connections
+                .into_iter()
+                .map(|c| Row::of_connection(&node, c)),
+        );
+    }
+    Ok(rows)
+}

@@ -1,0 +1,94 @@
+//! How the process ends, and what it says on the way.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use thiserror::Error;
+
+use crate::text;
+
+/// Exit codes; documented in the help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// Everything that was asked for was shown.
+    Complete,
+    /// It could not be done.
+    Failed,
+    /// What was asked for makes no sense; so say the command line or an agent.
+    Usage,
+    /// It was done, but something was lost or a node was not heard.
+    Incomplete,
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(match code {
+            Code::Complete => 0,
+            Code::Failed => 1,
+            Code::Usage => 2,
+            Code::Incomplete => 3,
+        })
+    }
+}
+
+/// Something that the user has asked for and cannot have.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// What an error comes to. That nobody reads the output any more is no failure.
+pub fn code_of(error: &anyhow::Error) -> Code {
+    let broken_pipe = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
+    if error.downcast_ref::<Usage>().is_some() {
+        Code::Usage
+    } else if error.downcast_ref().is_some_and(broken_pipe) {
+        Code::Complete
+    } else {
+        Code::Failed
+    }
+}
+
+/// An agent's answer that is none. What it finds invalid is what the user has asked for.
+pub fn refused(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref::<tonic::Status>() {
+        Some(status) if status.code() == tonic::Code::InvalidArgument => {
+            Usage(text::printable(status.message())).into()
+        }
+        Some(status) if status.message().is_empty() => {
+            anyhow::anyhow!("{}", status.code().description())
+        }
+        Some(status) => anyhow::anyhow!("{}", text::printable(status.message())),
+        None => error,
+    }
+}
+
+/// One line to stderr, made printable. That nobody reads it must not end the program.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "kubectl tcptracer: {}", text::printable(line));
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn errors_have_their_codes() {
+        let pipe = || io::Error::from(io::ErrorKind::BrokenPipe);
+        for (error, code) in [
+            (anyhow::Error::new(Usage("x".into())), Code::Usage),
+            (anyhow::anyhow!("x"), Code::Failed),
+            (pipe().into(), Code::Complete),
+            (
+                Err::<(), _>(Usage("x".into()))
+                    .context("y")
+                    .expect_err("an error"),
+                Code::Usage,
+            ),
+            (io::Error::other("x").into(), Code::Failed),
+        ] {
+            assert_eq!(code_of(&error), code, "{error:#}");
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! `kubectl tcptracer`: the TCP connections of pods as they open and close.
+//!
+//! Finds the agents of the nodes that hold the pods ([`discover`], [`plan`]), opens a stream to each ([`dial`],
+//! [`session`]), merges them in time order ([`watch`], [`merge`]) and writes rows or objects ([`render`]). What was lost
+//! or not heard is told on stderr ([`report`]) and by the exit code ([`exit`]).
+
+mod args;
+mod cluster;
+mod complete;
+mod connections;
+mod dial;
+mod discover;
+mod event;
+mod exit;
+mod merge;
+mod plan;
+mod render;
+mod report;
+mod request;
+mod run;
+mod session;
+mod status;
+mod text;
+mod watch;
+
+use std::process::ExitCode;
+
+use crate::exit::{Code, code_of, say};
+
+fn main() -> ExitCode {
+    let code = match run::main() {
+        Ok(code) => code,
+        Err(e) => {
+            let code = code_of(&e);
+            if code != Code::Complete {
+                say(&format!("{e:#}"));
+            }
+            code
+        }
+    };
+    code.into()
+}

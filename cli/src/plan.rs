@@ -1,0 +1,224 @@
+//! Which agents to ask. Pure: what the cluster looks like in, whom to ask out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::dial::Target;
+
+/// A pod that runs an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentPod {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// The node it serves.
+    pub node: String,
+    /// It is ready and not about to end.
+    pub ready: bool,
+    /// When it was made, in seconds since 1970: of two, the newer one serves the node.
+    pub created: i64,
+}
+
+/// On which nodes there is something to see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// On all that have an agent.
+    EveryNode,
+    /// On those that hold selected pods, or did until a moment ago.
+    Nodes(BTreeSet<String>),
+}
+
+/// Whom to ask.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Node → its agent.
+    pub ask: BTreeMap<String, Target>,
+    /// Nodes with something to see and without an agent that is ready.
+    pub without_agent: BTreeSet<String>,
+    /// Nodes that are not asked because there are too many.
+    pub beyond: usize,
+    /// No pod is selected.
+    pub nothing_selected: bool,
+}
+
+/// `only`: the nodes that may be asked; all, if there is none. `asked`: those that are being asked; they go first, so
+/// that nobody is dropped for a node that comes later.
+pub fn plan(
+    agents: &[AgentPod],
+    wanted: &Wanted,
+    only: &BTreeSet<String>,
+    max: usize,
+    asked: &BTreeSet<String>,
+) -> Plan {
+    let mut serving: BTreeMap<&str, &AgentPod> = BTreeMap::new();
+    let rank = |agent: &AgentPod| (agent.ready, agent.created);
+    for agent in agents {
+        let best = serving.entry(&agent.node).or_insert(agent);
+        if rank(agent) > rank(best) {
+            *best = agent;
+        }
+    }
+    let mut nodes: Vec<&str> = match wanted {
+        Wanted::EveryNode => serving.keys().copied().collect(),
+        Wanted::Nodes(nodes) => nodes.iter().map(String::as_str).collect(),
+    };
+    // A node that the user names is one where something is to be seen.
+    if *wanted == Wanted::EveryNode {
+        nodes.extend(
+            only.iter()
+                .map(String::as_str)
+                .filter(|n| !serving.contains_key(n)),
+        );
+    }
+    nodes.retain(|node| only.is_empty() || only.contains(*node));
+
+    let mut plan = Plan {
+        nothing_selected: matches!(wanted, Wanted::Nodes(nodes) if nodes.is_empty()),
+        ..Plan::default()
+    };
+    nodes.sort_by_key(|node| (!asked.contains(*node), *node));
+    for node in nodes {
+        match serving.get(node) {
+            // One that is asked may only be between two states.
+            Some(agent) if agent.ready || asked.contains(node) => {
+                if plan.ask.len() < max {
+                    plan.ask.insert(node.into(), target(agent));
+                } else {
+                    plan.beyond += 1;
+                }
+            }
+            _ => {
+                plan.without_agent.insert(node.into());
+            }
+        }
+    }
+    plan
+}
+
+fn target(agent: &AgentPod) -> Target {
+    Target::Pod {
+        namespace: agent.namespace.clone(),
+        name: agent.name.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agent(name: &str, node: &str, ready: bool, created: i64) -> AgentPod {
+        AgentPod {
+            namespace: "tcptracer".into(),
+            name: name.into(),
+            node: node.into(),
+            ready,
+            created,
+        }
+    }
+
+    fn set(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|n| (*n).into()).collect()
+    }
+
+    fn asked(plan: &Plan) -> Vec<(&str, &str)> {
+        let pod = |target: &'_ Target| match target {
+            Target::Pod { name, .. } => name.clone(),
+            Target::Server => String::new(),
+        };
+        plan.ask
+            .iter()
+            .map(|(node, target)| {
+                (
+                    node.as_str(),
+                    Box::leak(pod(target).into_boxed_str()) as &str,
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn only_nodes_with_selected_pods_are_asked() {
+        let agents = [
+            agent("a", "n1", true, 1),
+            agent("b", "n2", true, 1),
+            agent("c", "n3", true, 1),
+        ];
+        let none = BTreeSet::new();
+        let every = plan(&agents, &Wanted::EveryNode, &none, 50, &none);
+        assert_eq!(asked(&every), [("n1", "a"), ("n2", "b"), ("n3", "c")]);
+
+        let some = Wanted::Nodes(set(&["n3", "n9"]));
+        let some = plan(&agents, &some, &none, 50, &none);
+        assert_eq!(asked(&some), [("n3", "c")]);
+        assert_eq!(some.without_agent, set(&["n9"]));
+        assert!(!some.nothing_selected);
+
+        let nothing = plan(&agents, &Wanted::Nodes(none.clone()), &none, 50, &none);
+        assert_eq!(
+            nothing,
+            Plan {
+                nothing_selected: true,
+                ..Plan::default()
+            }
+        );
+    }
+
+    #[test]
+    fn nodes_that_are_named_limit_the_others() {
+        let agents = [agent("a", "n1", true, 1), agent("b", "n2", true, 1)];
+        let none = BTreeSet::new();
+        let made = plan(&agents, &Wanted::EveryNode, &set(&["n2", "n7"]), 50, &none);
+        assert_eq!(asked(&made), [("n2", "b")]);
+        assert_eq!(made.without_agent, set(&["n7"]));
+        let wanted = Wanted::Nodes(set(&["n1"]));
+        let made = plan(&agents, &wanted, &set(&["n2"]), 50, &none);
+        assert_eq!(made, Plan::default());
+    }
+
+    #[test]
+    fn who_is_asked_stays_when_there_are_too_many() {
+        let agents: Vec<_> = ["n1", "n2", "n3", "n4"]
+            .iter()
+            .map(|n| agent(n, n, true, 1))
+            .collect();
+        let none = BTreeSet::new();
+        let first = plan(&agents, &Wanted::EveryNode, &none, 2, &none);
+        assert_eq!(asked(&first), [("n1", "n1"), ("n2", "n2")]);
+        assert_eq!(first.beyond, 2);
+        let later = plan(&agents, &Wanted::EveryNode, &none, 2, &set(&["n3", "n4"]));
+        assert_eq!(asked(&later), [("n3", "n3"), ("n4", "n4")]);
+    }
+
+    #[test]
+    fn of_two_agents_the_one_that_is_ready_or_newer_serves() {
+        let none = BTreeSet::new();
+        for (agents, expected) in [
+            (
+                [agent("old", "n", true, 1), agent("new", "n", false, 2)],
+                "old",
+            ),
+            (
+                [agent("old", "n", true, 1), agent("new", "n", true, 2)],
+                "new",
+            ),
+            (
+                [agent("new", "n", true, 2), agent("old", "n", false, 1)],
+                "new",
+            ),
+        ] {
+            let made = plan(&agents, &Wanted::EveryNode, &none, 50, &none);
+            assert_eq!(asked(&made), [("n", expected)]);
+        }
+    }
+
+    #[test]
+    fn an_agent_that_is_not_ready_is_waited_for_unless_it_is_asked() {
+        let agents = [agent("a", "n1", false, 1)];
+        let none = BTreeSet::new();
+        let made = plan(&agents, &Wanted::EveryNode, &none, 50, &none);
+        assert_eq!(made.without_agent, set(&["n1"]));
+        assert!(made.ask.is_empty());
+        let made = plan(&agents, &Wanted::EveryNode, &none, 50, &set(&["n1"]));
+        assert_eq!(asked(&made), [("n1", "a")]);
+    }
+}

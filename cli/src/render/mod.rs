@@ -1,0 +1,227 @@
+/*!
+From events and other objects to stdout.
+
+[`Printer`] owns stdout. What it is given has been made printable already; it only lays it out.
+*/
+
+mod columns;
+mod path;
+mod table;
+
+use std::io::{self, BufWriter, StdoutLock, Write};
+use std::str::FromStr;
+
+use anstream::{AutoStream, ColorChoice};
+use anyhow::Context;
+use serde::Serialize;
+
+pub use columns::{Cell, Columns};
+pub use path::{CustomColumns, Template};
+use table::{Layout, Table};
+
+use crate::args::{Color, OutputArgs};
+use crate::event::Row;
+
+/// Where events and connections go.
+pub struct Output {
+    printer: Printer,
+    table: Table,
+}
+
+impl Output {
+    /// Writes the header, if there is one. `one_netns`: the network namespace is known, so it has no column.
+    pub fn start(args: &OutputArgs, one_netns: bool) -> io::Result<Self> {
+        let mut printer = Printer::start(args)?;
+        let mut table = Table::new(Layout {
+            timestamp: args.timestamp,
+            verbose: args.verbose,
+            netns: args.verbose && !one_netns,
+            wide: matches!(args.output, Format::Wide),
+            colored: printer.colored,
+        });
+        if printer.is_table() {
+            printer.line(&table.header())?;
+            printer.flush()?;
+        }
+        Ok(Self { printer, table })
+    }
+
+    /// One event or connection.
+    pub fn row(&mut self, row: &Row) -> anyhow::Result<()> {
+        match self.printer.is_table() {
+            true => Ok(self.printer.line(&self.table.row(row))?),
+            false => self.printer.object(row),
+        }
+    }
+
+    /// To be called whenever nothing more is to be written for now.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.printer.flush()
+    }
+}
+
+/// How objects are written.
+#[derive(Clone, Debug)]
+pub enum Format {
+    /// Rows for people.
+    Table,
+    /// Rows with more columns.
+    Wide,
+    /// Objects over several lines.
+    Json,
+    /// One object a line.
+    JsonLines,
+    /// Documents.
+    Yaml,
+    /// What it is about, such as `pod/web-0`.
+    Name,
+    /// Rows of what the user has picked.
+    CustomColumns(CustomColumns),
+    /// A template of the user's.
+    JsonPath(Template),
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some(("custom-columns", columns)) => Ok(Self::CustomColumns(columns.parse()?)),
+            Some(("jsonpath", template)) => Ok(Self::JsonPath(template.parse()?)),
+            None if text == "custom-columns" => {
+                Err("custom-columns takes columns, as in custom-columns=POD:.pod,PORT:.dport".into())
+            }
+            None if text == "jsonpath" => {
+                Err(r#"jsonpath takes a template, as in jsonpath='{.pod}{"\n"}'"#.into())
+            }
+            None if text == "table" => Ok(Self::Table),
+            None if text == "wide" => Ok(Self::Wide),
+            None if text == "json" => Ok(Self::Json),
+            None if text == "jsonl" => Ok(Self::JsonLines),
+            None if text == "yaml" => Ok(Self::Yaml),
+            None if text == "name" => Ok(Self::Name),
+            _ => Err(
+                "unknown format: expected table, wide, json, jsonl, yaml, name, custom-columns=… or jsonpath=…"
+                    .into(),
+            ),
+        }
+    }
+}
+
+/// An object that can be written in every format but as a row of a table, which its own kind lays out.
+pub trait Object: Serialize {
+    /// Its kind and name, as `-o name` writes them.
+    fn name(&self) -> String;
+}
+
+impl Object for Row {
+    fn name(&self) -> String {
+        match self.pod.as_str() {
+            "" => format!("node/{}", self.node),
+            pod => format!("pod/{pod}"),
+        }
+    }
+}
+
+/// What is kept from one object to the next.
+enum Style {
+    Table,
+    Json,
+    JsonLines,
+    Yaml,
+    Name,
+    CustomColumns(CustomColumns, Columns),
+    JsonPath(Template),
+}
+
+/// Owns stdout.
+pub struct Printer {
+    to: BufWriter<AutoStream<StdoutLock<'static>>>,
+    style: Style,
+    /// Whether rows may be coloured.
+    pub colored: bool,
+}
+
+impl Printer {
+    /// Writes the header of custom columns, if these are asked for.
+    pub fn start(args: &OutputArgs) -> io::Result<Self> {
+        let stdout = io::stdout();
+        let choice = match args.color {
+            Color::Auto => AutoStream::choice(&stdout),
+            Color::Always => ColorChoice::Always,
+            Color::Never => ColorChoice::Never,
+        };
+        let colored = choice != ColorChoice::Never;
+        let stream = match colored {
+            true => AutoStream::always(stdout.lock()),
+            // Nothing is coloured then, so nothing has to be taken out.
+            false => AutoStream::always_ansi(stdout.lock()),
+        };
+        let mut to = BufWriter::new(stream);
+        let style = match args.output.clone() {
+            Format::Table | Format::Wide => Style::Table,
+            Format::Json => Style::Json,
+            Format::JsonLines => Style::JsonLines,
+            Format::Yaml => Style::Yaml,
+            Format::Name => Style::Name,
+            Format::JsonPath(template) => Style::JsonPath(template),
+            Format::CustomColumns(custom) => {
+                let mut columns = Columns::new(custom.widths(), CUSTOM_GAP);
+                writeln!(to, "{}", columns.line(custom.header()))?;
+                Style::CustomColumns(custom, columns)
+            }
+        };
+        to.flush()?;
+        Ok(Self { to, style, colored })
+    }
+
+    /// Whether a table is to be written, with [`Self::line`].
+    pub fn is_table(&self) -> bool {
+        matches!(self.style, Style::Table)
+    }
+
+    /// A line of a table.
+    pub fn line(&mut self, line: &str) -> io::Result<()> {
+        writeln!(self.to, "{line}")
+    }
+
+    /// An object, in the format that was asked for. Tables have none.
+    pub fn object(&mut self, object: &impl Object) -> anyhow::Result<()> {
+        match &mut self.style {
+            Style::Table => {}
+            Style::Json => writeln!(self.to, "{}", pretty(object)?)?,
+            Style::JsonLines => writeln!(self.to, "{}", serde_json::to_string(object)?)?,
+            Style::Yaml => {
+                let yaml = serde_saphyr::to_string(object).context("cannot write YAML")?;
+                write!(self.to, "---\n{yaml}")?;
+            }
+            Style::Name => writeln!(self.to, "{}", object.name())?,
+            Style::CustomColumns(custom, columns) => {
+                let object = serde_json::to_value(object)?;
+                writeln!(self.to, "{}", columns.line(custom.cells(&object)))?;
+            }
+            Style::JsonPath(template) => {
+                let text = template.fill(&serde_json::to_value(object)?);
+                write!(self.to, "{text}")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// To be called whenever nothing more is to be written for now.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+/// Spaces between custom columns, as kubectl has them.
+const CUSTOM_GAP: usize = 3;
+
+/// JSON over several lines, indented as kubectl does.
+fn pretty(object: &impl Serialize) -> serde_json::Result<String> {
+    let mut bytes = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
+    object.serialize(&mut serializer)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,164 @@
+//! What goes to stderr while events go to stdout: losses and nodes that are not heard, as they happen and at the end.
+//!
+//! It decides whether everything that was asked for was shown.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tcptracer_proto::v1::{LossSource, Lost, NodeStatus};
+
+use crate::exit::{Code, Usage, say};
+use crate::plan::Plan;
+use crate::text::printable;
+
+/// What could not be shown.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Node → source → count.
+    lost: BTreeMap<String, BTreeMap<&'static str, u64>>,
+    /// Nodes whose agents do not answer now.
+    silent: BTreeSet<String>,
+    /// Nodes that have not been heard at some time.
+    unheard: BTreeSet<String>,
+    /// Nodes whose agents have started again.
+    restarted: BTreeSet<String>,
+    /// The last plan's.
+    without_agent: BTreeSet<String>,
+    beyond: usize,
+    nothing_selected: bool,
+    /// Node → why the names of its pods may be missing, and what goes unseen there.
+    told: BTreeMap<String, (String, Vec<String>)>,
+}
+
+impl Report {
+    /// Whom there is to ask has changed. `what` is selected; `max` nodes may be asked.
+    pub fn planned(&mut self, plan: &Plan, what: &str, max: usize) {
+        for node in plan.without_agent.difference(&self.without_agent) {
+            say(&format!(
+                "{node} has no agent that is ready: its events are not shown"
+            ));
+            self.unheard.insert(node.clone());
+        }
+        if plan.beyond > self.beyond {
+            say(&format!(
+                "{} nodes are not asked, {max} are (--max-nodes)",
+                plan.beyond
+            ));
+        }
+        if plan.nothing_selected && !self.nothing_selected {
+            say(&format!("no pod is selected ({what}); waiting for one"));
+        }
+        self.without_agent.clone_from(&plan.without_agent);
+        self.beyond = self.beyond.max(plan.beyond);
+        self.nothing_selected = plan.nothing_selected;
+    }
+
+    /// A node's agent answers.
+    pub fn connected(&mut self, node: &str, restarted: bool) {
+        if self.silent.remove(node) {
+            say(&format!("{node} is heard again"));
+        }
+        if restarted {
+            say(&format!(
+                "the agent of {node} has started again: what happened in between is not shown"
+            ));
+            self.restarted.insert(node.into());
+        }
+    }
+
+    /// A node's agent does not answer. Told once, until it does.
+    pub fn broken(&mut self, node: &str, why: &anyhow::Error) {
+        if self.silent.insert(node.into()) {
+            say(&format!("{node} is not heard: {why:#}; trying again"));
+        }
+        self.unheard.insert(node.into());
+    }
+
+    /// A node that was asked once has not answered. What nobody will do is an error.
+    pub fn failed(&mut self, node: &str, why: anyhow::Error) -> anyhow::Result<()> {
+        if why.downcast_ref::<Usage>().is_some() {
+            return Err(why);
+        }
+        say(&format!("{node} is not heard: {why:#}"));
+        self.unheard.insert(node.into());
+        Ok(())
+    }
+
+    /// A node is not asked any more.
+    pub fn dropped(&mut self, node: &str) {
+        self.silent.remove(node);
+    }
+
+    /// Something is missing.
+    pub fn lost(&mut self, node: &str, lost: Lost) {
+        let what = lost_what(lost.source());
+        say(&format!("{node} lost {} {what}", lost.count));
+        *self
+            .lost
+            .entry(node.into())
+            .or_default()
+            .entry(what)
+            .or_default() += lost.count;
+    }
+
+    /// A node's state.
+    pub fn status(&mut self, node: &str, status: &NodeStatus) {
+        let (error, shortcomings) = self.told.entry(node.into()).or_default();
+        if *error != status.pods_error {
+            *error = status.pods_error.clone();
+            match error.as_str() {
+                "" => say(&format!("{node} names its pods again")),
+                error => say(&format!("{node} may lack names: {}", printable(error))),
+            }
+        }
+        if *shortcomings != status.shortcomings {
+            *shortcomings = status.shortcomings.clone();
+            for shortcoming in shortcomings {
+                say(&format!("{node}: {}", printable(shortcoming)));
+            }
+        }
+    }
+
+    /// The end.
+    pub fn summary(&self) -> Code {
+        for (node, lost) in &self.lost {
+            let counts: Vec<_> = lost
+                .iter()
+                .map(|(what, count)| format!("{count} {what}"))
+                .collect();
+            say(&format!("in all, {node} lost {}", counts.join(", ")));
+        }
+        for (nodes, what) in [
+            (&self.unheard, "not heard all the time"),
+            (&self.restarted, "with an agent that has started again"),
+        ] {
+            if !nodes.is_empty() {
+                let names: Vec<_> = nodes.iter().map(String::as_str).collect();
+                say(&format!("nodes {what}: {}", names.join(", ")));
+            }
+        }
+        if self.beyond > 0 {
+            say(&format!("nodes beyond --max-nodes: {}", self.beyond));
+        }
+        let complete = self.lost.is_empty()
+            && self.unheard.is_empty()
+            && self.restarted.is_empty()
+            && self.beyond == 0;
+        match complete {
+            true => Code::Complete,
+            false => Code::Incomplete,
+        }
+    }
+}
+
+fn lost_what(source: LossSource) -> &'static str {
+    match source {
+        LossSource::Ring => "events in the kernel's ring",
+        LossSource::Connections => "connections without room in the kernel's table",
+        LossSource::Untracked => "connections that ended without having been followed",
+        LossSource::Agent => "events that its agent was too slow for",
+        LossSource::Subscriber => "events that this program was too slow for",
+        LossSource::History => "events that its agent no longer remembers",
+        LossSource::FilterMap => "containers without room in the kernel's filter map",
+        LossSource::Unspecified => "events in a way this program does not know",
+    }
+}

@@ -1,0 +1,180 @@
+//! From the command line to what does the work.
+
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use tokio::runtime::Runtime;
+use tokio::sync::watch::{self as latest, Receiver};
+
+use crate::args::{Args, Command};
+use crate::cluster;
+use crate::complete;
+use crate::connections;
+use crate::dial::{Dialer, Target};
+use crate::discover::{self, Search};
+use crate::exit::Code;
+use crate::plan::Plan;
+use crate::render::{Output, Printer};
+use crate::report::Report;
+use crate::request::{Filters, Selection, Span};
+use crate::session::Question;
+use crate::status;
+use crate::watch::{self, Watching};
+
+/// Everything.
+pub fn main() -> Result<Code> {
+    if let Some(words) = complete::asked() {
+        return runtime()?.block_on(complete::candidates(&words));
+    }
+    let args = Args::parse();
+    args.check()?;
+    if let Some(Command::Completion { shell }) = args.command {
+        return complete::script(shell);
+    }
+    runtime()?.block_on(ask(args))
+}
+
+fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start threads")
+}
+
+async fn ask(args: Args) -> Result<Code> {
+    let scope = Scope::of(&args).await?;
+    let dialer = scope.dialer;
+    let output = || Output::start(&args.output, args.filters.netns.len() == 1);
+    match &args.command {
+        Some(Command::Connections { .. }) => {
+            let report = reported(&scope.plans, &scope.what, &args);
+            connections::run(dialer, scope.filters, scope.plans, output()?, report).await
+        }
+        Some(Command::Status) => {
+            let report = reported(&scope.plans, &scope.what, &args);
+            status::run(dialer, scope.plans, Printer::start(&args.output)?, report).await
+        }
+        Some(Command::Completion { .. }) | None => {
+            let watching = Watching {
+                question: Question {
+                    dialer,
+                    filters: scope.filters,
+                    span: Span::from(&args.span),
+                },
+                plans: scope.plans,
+                what: scope.what,
+                max_nodes: args.agents.max_nodes.into(),
+                single: args.agents.server.is_some(),
+            };
+            watch::run(watching, output()?, end(args.span.duration)?).await
+        }
+    }
+}
+
+/// What asks once tells of the plan once.
+fn reported(plans: &Receiver<Plan>, what: &str, args: &Args) -> Report {
+    let mut report = Report::default();
+    report.planned(&plans.borrow(), what, args.agents.max_nodes.into());
+    report
+}
+
+/// Whom to ask for what.
+struct Scope {
+    dialer: Dialer,
+    plans: Receiver<Plan>,
+    filters: Filters,
+    /// What is selected, for people.
+    what: String,
+}
+
+impl Scope {
+    async fn of(args: &Args) -> Result<Self> {
+        match &args.agents.server {
+            Some(_) => Self::of_server(args),
+            None => Self::of_cluster(args).await,
+        }
+    }
+
+    fn of_server(args: &Args) -> Result<Self> {
+        let address = args.agents.server.clone().context("no address")?;
+        let namespaces = args.filters.namespace.clone();
+        let plan = Plan {
+            ask: [(address.to_string(), Target::Server)].into(),
+            ..Plan::default()
+        };
+        let name = args.cluster.tls_server_name.as_deref();
+        let timeout = args.cluster.request_timeout.0;
+        Ok(Self {
+            dialer: Dialer::to_server(address, &args.agents, name, timeout)?,
+            plans: latest::channel(plan).1,
+            filters: Filters::new(&args.filters, args.pods(), &namespaces),
+            what: String::new(),
+        })
+    }
+
+    async fn of_cluster(args: &Args) -> Result<Self> {
+        let reach = cluster::reach(&args.cluster).await?;
+        // Agents are those of nodes, whatever the namespace; a status is of all unless pods are selected.
+        let status = matches!(args.command, Some(Command::Status));
+        let namespaces = match &args.filters {
+            filters if filters.all_namespaces => Vec::new(),
+            filters if !filters.namespace.is_empty() => filters.namespace.clone(),
+            _ if status => Vec::new(),
+            _ => vec![reach.namespace.clone()],
+        };
+        let selection = Selection::new(&args.filters, args.pods(), &namespaces);
+        let what = selection.to_string();
+        let timeout = args.cluster.request_timeout.0;
+        let search = Search {
+            client: reach.client.clone(),
+            selection,
+            agent_namespace: args.agents.agent_namespace.clone(),
+            max_nodes: args.agents.max_nodes.into(),
+        };
+        Ok(Self {
+            dialer: Dialer::Cluster {
+                client: reach.client,
+                port: args.agents.agent_port,
+                timeout,
+            },
+            plans: discover::follow(search).await?,
+            filters: Filters::new(&args.filters, args.pods(), &namespaces),
+            what,
+        })
+    }
+}
+
+/// When the user ends it, or the time is over.
+fn end(after: Option<Duration>) -> Result<impl Future<Output = ()>> {
+    let over = async move {
+        match after {
+            Some(time) => tokio::time::sleep(time).await,
+            None => std::future::pending().await,
+        }
+    };
+    let terminated = terminated()?;
+    Ok(async move {
+        tokio::select! {
+            () = over => {}
+            () = terminated => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+    })
+}
+
+#[cfg(unix)]
+fn terminated() -> Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle signals")?;
+    Ok(async move {
+        terminate.recv().await;
+    })
+}
+
+#[cfg(not(unix))]
+fn terminated() -> Result<impl Future<Output = ()>> {
+    Ok(std::future::pending())
+}

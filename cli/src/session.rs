@@ -1,0 +1,229 @@
+//! One agent's stream, for as long as its node is asked: dialled again when it breaks, resumed where it was.
+
+use std::time::Duration;
+
+use anyhow::{Error, Result, anyhow};
+use prost_types::Duration as ProtoDuration;
+use tcptracer_proto::v1::watch_response::Message;
+use tcptracer_proto::v1::{
+    Lost, NodeStatus, Position, WatchRequest, WatchResponse, watch_request::History,
+};
+use tokio::sync::{mpsc, watch};
+use tonic::{Code, Status};
+
+use crate::dial::{Dialer, Target, within};
+use crate::event::Row;
+use crate::exit::refused;
+use crate::merge::SourceId;
+use crate::request::{Filters, Past, Span};
+use crate::text::printable;
+
+/// What a session has to tell, and who tells it.
+pub struct Heard {
+    /// The session.
+    pub source: SourceId,
+    /// What it tells.
+    pub news: News,
+}
+
+/// What a session has to tell.
+pub enum News {
+    /// The agent answers; the node as it calls itself.
+    Connected {
+        /// The node.
+        node: String,
+        /// Another run answers than before: what happened between is not known.
+        restarted: bool,
+    },
+    /// Events, in order.
+    Rows(Vec<Row>),
+    /// Something is missing here.
+    Lost(Lost),
+    /// The node's state.
+    Status(NodeStatus),
+    /// What was asked for of the past has been shown.
+    CaughtUp,
+    /// It broke, and is tried again.
+    Broken(Error),
+    /// Everything that was asked for was shown.
+    Finished,
+    /// The agent refuses to do what is asked: nobody will.
+    Refused(Error),
+}
+
+/// What to ask, and how.
+#[derive(Clone)]
+pub struct Question {
+    /// How agents are reached.
+    pub dialer: Dialer,
+    /// Which events.
+    pub filters: Filters,
+    /// From when to when.
+    pub span: Span,
+}
+
+/// How long to wait before the first and before any further attempt.
+const BACKOFF: Duration = Duration::from_millis(500);
+const MAX_BACKOFF: Duration = Duration::from_secs(15);
+
+/// Runs until the stream has ended as asked, is refused, or nobody listens.
+pub async fn run(
+    source: SourceId,
+    question: Question,
+    target: watch::Receiver<Target>,
+    to: mpsc::Sender<Heard>,
+) {
+    let mut session = Session {
+        question,
+        source,
+        position: None,
+        caught_up: false,
+        worked: false,
+        to,
+    };
+    let mut backoff = BACKOFF;
+    loop {
+        session.worked = false;
+        let at = target.borrow().clone();
+        let news = match session.follow(&at).await {
+            Ok(()) => News::Finished,
+            Err(Trouble::Unheard) => return,
+            Err(Trouble::Refused(e)) => News::Refused(e),
+            Err(Trouble::Broken(e)) => News::Broken(e),
+        };
+        let over = !matches!(news, News::Broken(_));
+        if session.tell(news).await.is_err() || over {
+            return;
+        }
+        if session.worked {
+            backoff = BACKOFF;
+        }
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(MAX_BACKOFF);
+    }
+}
+
+enum Trouble {
+    Broken(Error),
+    Refused(Error),
+    /// Nobody listens any more.
+    Unheard,
+}
+
+struct Session {
+    question: Question,
+    source: SourceId,
+    /// The last event that was received.
+    position: Option<Position>,
+    caught_up: bool,
+    /// The agent has answered, this time.
+    worked: bool,
+    to: mpsc::Sender<Heard>,
+}
+
+impl Session {
+    async fn follow(&mut self, target: &Target) -> Result<(), Trouble> {
+        let dialer = self.question.dialer.clone();
+        let mut agent = dialer.dial(target).await.map_err(Trouble::Broken)?;
+        let request = self.request();
+        let answer = async { agent.watch(request).await.map_err(Error::new) };
+        let answer = within(dialer.timeout(), answer).await;
+        let mut stream = answer.map_err(trouble)?.into_inner();
+        loop {
+            let response = stream.message().await.map_err(|s| trouble(s.into()))?;
+            match response {
+                Some(response) => self.take(response).await?,
+                None if self.question.span.follow => {
+                    return Err(Trouble::Broken(anyhow!("the agent has ended the stream")));
+                }
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn request(&self) -> WatchRequest {
+        let Filters { allow, deny } = self.question.filters.clone();
+        let past = self.question.span.past.map(|past| match past {
+            Past::Since(time) => History::Since(ProtoDuration {
+                seconds: time.as_secs().cast_signed(),
+                nanos: time.subsec_nanos().cast_signed(),
+            }),
+            Past::Last(count) => History::Last(count),
+        });
+        WatchRequest {
+            allow,
+            deny,
+            history: self.position.map(History::Resume).or(past),
+            history_only: !self.question.span.follow,
+        }
+    }
+
+    async fn take(&mut self, response: WatchResponse) -> Result<(), Trouble> {
+        let WatchResponse {
+            node,
+            epoch,
+            message,
+        } = response;
+        if !self.worked {
+            self.worked = true;
+            let restarted = self.position.is_some_and(|p| p.epoch != epoch);
+            if restarted {
+                self.position = None;
+            }
+            let node = printable(&node);
+            self.tell(News::Connected { node, restarted }).await?;
+        }
+        match message {
+            None => Ok(()),
+            Some(Message::Lost(lost)) => self.tell(News::Lost(lost)).await,
+            Some(Message::Status(status)) => self.take_status(epoch, status).await,
+            Some(Message::Events(batch)) => {
+                if let Some(last) = batch.events.last() {
+                    self.position = Some(Position {
+                        epoch,
+                        sequence: last.sequence,
+                    });
+                }
+                let row = |event| Row::of_event(&node, event);
+                let rows = batch.events.into_iter().map(row).collect();
+                self.tell(News::Rows(rows)).await
+            }
+        }
+    }
+
+    async fn take_status(&mut self, epoch: u64, status: NodeStatus) -> Result<(), Trouble> {
+        let (live, sequence) = (status.live, status.sequence);
+        self.tell(News::Status(status)).await?;
+        if live {
+            // Before, the history is still to come.
+            self.position = Some(Position { epoch, sequence });
+            if !std::mem::replace(&mut self.caught_up, true) {
+                self.tell(News::CaughtUp).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, news: News) -> Result<(), Trouble> {
+        let heard = Heard {
+            source: self.source,
+            news,
+        };
+        self.to.send(heard).await.map_err(|_| Trouble::Unheard)
+    }
+}
+
+/// Whether it is worth trying again.
+fn trouble(error: Error) -> Trouble {
+    let code = error.downcast_ref::<Status>().map(Status::code);
+    let error = refused(error);
+    match code {
+        Some(Code::Unimplemented) => {
+            Trouble::Refused(error.context("what answers is no agent that this program knows"))
+        }
+        Some(Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied) => {
+            Trouble::Refused(error)
+        }
+        _ => Trouble::Broken(error),
+    }
+}

@@ -1,0 +1,211 @@
+//! `status`: what the agents are, and how they fare.
+
+use anyhow::{Error, Result};
+use futures::StreamExt;
+use jiff::Timestamp;
+use serde::Serialize;
+use tcptracer_proto::v1::{GetServerInfoRequest, GetServerInfoResponse, LossSource};
+use tokio::sync::watch;
+
+use crate::connections::AT_A_TIME;
+use crate::dial::{Dialer, Target, within};
+use crate::event::timestamp;
+use crate::exit::{Code, refused};
+use crate::plan::Plan;
+use crate::render::{Cell, Columns, Object, Printer};
+use crate::report::Report;
+use crate::text::printable;
+
+/// One agent. docs/kubectl-tcptracer.md has the meanings.
+#[derive(Debug, Serialize)]
+struct Info {
+    node: String,
+    version: String,
+    kernel: String,
+    started: Option<Timestamp>,
+    epoch: u64,
+    sequence: u64,
+    hooks: Vec<Hook>,
+    shortcomings: Vec<String>,
+    pods: Pods,
+    containers: u32,
+    subscribers: u32,
+    lost: Vec<Lost>,
+}
+
+#[derive(Debug, Serialize)]
+struct Hook {
+    name: String,
+    attached: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    detail: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Pods {
+    source: String,
+    synced: bool,
+    known: u32,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    error: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Lost {
+    source: &'static str,
+    count: u64,
+}
+
+impl Object for Info {
+    fn name(&self) -> String {
+        format!("node/{}", self.node)
+    }
+}
+
+/// Asks all, and writes what they say by node.
+pub async fn run(
+    dialer: Dialer,
+    plans: watch::Receiver<Plan>,
+    mut printer: Printer,
+    mut report: Report,
+) -> Result<Code> {
+    let ask = plans.borrow().ask.clone();
+    let answers = futures::stream::iter(ask)
+        .map(|(node, target)| {
+            let dialer = dialer.clone();
+            async move { (node, info(&dialer, &target).await) }
+        })
+        .buffer_unordered(AT_A_TIME);
+    let answers: Vec<(String, Result<Info>)> = answers.collect().await;
+
+    let mut infos = Vec::new();
+    for (node, answer) in answers {
+        match answer {
+            Ok(info) => infos.push(info),
+            Err(e) => report.failed(&node, e)?,
+        }
+    }
+    infos.sort_by(|a, b| a.node.cmp(&b.node));
+    if printer.is_table() {
+        for line in table(&infos) {
+            printer.line(&line)?;
+        }
+    }
+    for info in &infos {
+        printer.object(info)?;
+    }
+    printer.flush()?;
+    Ok(report.summary())
+}
+
+async fn info(dialer: &Dialer, target: &Target) -> Result<Info> {
+    let mut agent = dialer.dial(target).await?;
+    let ask = async {
+        let answer = agent.get_server_info(GetServerInfoRequest {}).await;
+        answer.map_err(Error::new)
+    };
+    let answer = within(dialer.timeout(), ask).await.map_err(refused)?;
+    Ok(Info::from(answer.into_inner()))
+}
+
+impl From<GetServerInfoResponse> for Info {
+    fn from(info: GetServerInfoResponse) -> Self {
+        let pods = info.pods.unwrap_or_default();
+        Self {
+            node: printable(&info.node),
+            version: printable(&info.version),
+            kernel: printable(&info.kernel),
+            started: info.started.and_then(timestamp),
+            epoch: info.epoch,
+            sequence: info.sequence,
+            hooks: info
+                .hooks
+                .into_iter()
+                .map(|hook| Hook {
+                    name: printable(&hook.name),
+                    attached: hook.attached,
+                    detail: printable(&hook.detail),
+                })
+                .collect(),
+            shortcomings: info.shortcomings.iter().map(|s| printable(s)).collect(),
+            pods: Pods {
+                source: printable(&pods.source),
+                synced: pods.synced,
+                known: pods.pods,
+                error: printable(&pods.error),
+            },
+            containers: info.containers,
+            subscribers: info.subscribers,
+            lost: info
+                .lost
+                .iter()
+                .map(|lost| Lost {
+                    source: loss_source(lost.source()),
+                    count: lost.count,
+                })
+                .collect(),
+        }
+    }
+}
+
+fn loss_source(source: LossSource) -> &'static str {
+    match source {
+        LossSource::Unspecified => "unknown",
+        LossSource::Ring => "ring",
+        LossSource::Connections => "connections",
+        LossSource::Untracked => "untracked",
+        LossSource::Agent => "agent",
+        LossSource::Subscriber => "subscriber",
+        LossSource::History => "history",
+        LossSource::FilterMap => "filter-map",
+    }
+}
+
+fn table(infos: &[Info]) -> Vec<String> {
+    let header = [
+        "NODE",
+        "VERSION",
+        "KERNEL",
+        "HOOKS",
+        "PODS",
+        "CONTAINERS",
+        "SUBSCRIBERS",
+        "EVENTS",
+        "LOST",
+        "NOTES",
+    ];
+    let rows: Vec<[String; 10]> = std::iter::once(header.map(Into::into))
+        .chain(infos.iter().map(row))
+        .collect();
+    let widths = (0..header.len()).map(|at| {
+        let cells = rows.iter().map(|row| row[at].chars().count());
+        cells.max().unwrap_or_default()
+    });
+    let mut columns = Columns::new(widths, 3);
+    rows.into_iter()
+        .map(|row| columns.line(row.map(Cell::from)))
+        .collect()
+}
+
+fn row(info: &Info) -> [String; 10] {
+    let attached = info.hooks.iter().filter(|hook| hook.attached).count();
+    let mut notes = Vec::new();
+    if !info.pods.error.is_empty() {
+        notes.push(format!("pods: {}", info.pods.error));
+    } else if !info.pods.synced {
+        notes.push("pods are not known yet".into());
+    }
+    notes.extend(info.shortcomings.iter().cloned());
+    [
+        info.node.clone(),
+        info.version.clone(),
+        info.kernel.clone(),
+        format!("{attached}/{}", info.hooks.len()),
+        info.pods.known.to_string(),
+        info.containers.to_string(),
+        info.subscribers.to_string(),
+        info.sequence.to_string(),
+        info.lost.iter().map(|l| l.count).sum::<u64>().to_string(),
+        notes.join("; "),
+    ]
+}

@@ -1,0 +1,261 @@
+//! Watching: sessions with all nodes that are asked, merged into one output.
+//!
+//! One task owns the output, the order and the report. Sessions wait when it is slow; then the agents drop what has no
+//! room, and say so.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::dial::Target;
+use crate::event::Row;
+use crate::exit::Code;
+use crate::merge::{Limits, Merge, SourceId};
+use crate::plan::Plan;
+use crate::render::Output;
+use crate::report::Report;
+use crate::request::{Past, Span};
+use crate::session::{self, Heard, News, Question};
+
+/// Events that wait for other nodes' earlier ones, and how long.
+const LIMITS: Limits = Limits {
+    items: 100_000,
+    delay: Duration::from_millis(250),
+};
+/// How long all nodes may take to show what they remember, before it is shown without the rest.
+const GATHER: Duration = Duration::from_secs(10);
+/// Messages of all sessions that wait to be taken.
+const QUEUE: usize = 64;
+
+/// What a watch needs to know.
+pub struct Watching {
+    /// What to ask.
+    pub question: Question,
+    /// Whom.
+    pub plans: watch::Receiver<Plan>,
+    /// What is selected, for people.
+    pub what: String,
+    /// Nodes that may be asked at a time.
+    pub max_nodes: usize,
+    /// There is one agent, which was given: if it cannot be reached at first, that is an error.
+    pub single: bool,
+}
+
+/// Runs until `end`, or until everything has been shown.
+pub async fn run(
+    watching: Watching,
+    output: Output,
+    end: impl Future<Output = ()>,
+) -> Result<Code> {
+    let (to, mut heard) = mpsc::channel(QUEUE);
+    let span = watching.question.span.clone();
+    let mut plans = watching.plans.clone();
+    let mut state = State {
+        watching,
+        output,
+        to,
+        merge: Merge::new(LIMITS),
+        report: Report::default(),
+        sessions: HashMap::new(),
+        started: 0,
+    };
+    if let Some(past) = span.past {
+        let last = match past {
+            Past::Last(count) => Some(count as usize),
+            Past::Since(_) => None,
+        };
+        state.merge.gather(Instant::now() + GATHER, last);
+    }
+    tokio::pin!(end);
+    let changes = span.follow && !state.watching.single;
+    let plan = plans.borrow_and_update().clone();
+    state.follow(&plan);
+
+    while !state.is_over(&span) {
+        let deadline = state.merge.deadline();
+        tokio::select! {
+            () = &mut end => break,
+            changed = plans.changed(), if changes => {
+                changed.context("the cluster is not followed any more")?;
+                let plan = plans.borrow_and_update().clone();
+                state.follow(&plan);
+            }
+            Some(heard) = heard.recv() => state.take(heard)?,
+            () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
+        }
+        state.write()?;
+    }
+    // What has arrived is shown.
+    while let Ok(heard) = heard.try_recv() {
+        state.take(heard)?;
+    }
+    state.finish()
+}
+
+struct State {
+    watching: Watching,
+    output: Output,
+    to: mpsc::Sender<Heard>,
+    merge: Merge<Row>,
+    report: Report,
+    /// Node → its session.
+    sessions: HashMap<String, Session>,
+    started: SourceId,
+}
+
+struct Session {
+    id: SourceId,
+    target: watch::Sender<Target>,
+    task: AbortHandle,
+    /// As the agent calls it.
+    node: String,
+    heard: bool,
+    caught_up: bool,
+    over: bool,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl State {
+    /// Starts and ends sessions, so that those that are asked are those of the plan.
+    fn follow(&mut self, plan: &Plan) {
+        let Watching {
+            what, max_nodes, ..
+        } = &self.watching;
+        self.report.planned(plan, what, *max_nodes);
+        let (merge, report) = (&mut self.merge, &mut self.report);
+        self.sessions.retain(|node, session| {
+            // What the agent of a node does not say, it may say later: the session tries again.
+            let stays = plan.ask.contains_key(node) || plan.without_agent.contains(node);
+            if !stays {
+                merge.remove(session.id);
+                report.dropped(&session.node);
+            }
+            stays
+        });
+        for (node, target) in &plan.ask {
+            match self.sessions.get(node) {
+                Some(session) => {
+                    session.target.send_if_modified(|current| {
+                        let changed = current != target;
+                        current.clone_from(target);
+                        changed
+                    });
+                }
+                None => self.start(node.clone(), target.clone()),
+            }
+        }
+        self.look_whether_all_have_caught_up();
+    }
+
+    fn start(&mut self, node: String, target: Target) {
+        let id = self.started;
+        self.started += 1;
+        let (to_target, target) = watch::channel(target);
+        let question = self.watching.question.clone();
+        let run = session::run(id, question, target, self.to.clone());
+        self.merge.add(id);
+        let session = Session {
+            id,
+            target: to_target,
+            task: tokio::spawn(run).abort_handle(),
+            node: node.clone(),
+            heard: false,
+            caught_up: false,
+            over: false,
+        };
+        self.sessions.insert(node, session);
+    }
+
+    fn take(&mut self, Heard { source, news }: Heard) -> Result<()> {
+        // What a session has said that was ended since is shown; of the rest nothing is left to do.
+        let session = self.sessions.values_mut().find(|s| s.id == source);
+        let Some(session) = session else {
+            if let News::Rows(rows) = news {
+                self.push(source, rows);
+                self.merge.remove(source);
+            }
+            return Ok(());
+        };
+        match news {
+            News::Rows(rows) => {
+                self.push(source, rows);
+                return Ok(());
+            }
+            News::Connected { node, restarted } => {
+                session.heard = true;
+                session.node = node;
+                self.merge.add(source);
+                self.report.connected(&session.node, restarted);
+            }
+            News::Lost(lost) => self.report.lost(&session.node, lost),
+            News::Status(status) => self.report.status(&session.node, &status),
+            News::CaughtUp => session.caught_up = true,
+            News::Broken(e) if self.watching.single && !session.heard => {
+                return Err(e.context(format!(
+                    "no agent answers at {}",
+                    self.watching.question.dialer
+                )));
+            }
+            News::Broken(e) => {
+                self.merge.remove(source);
+                self.report.broken(&session.node, &e);
+                // The past that it remembers comes later, if at all.
+                session.caught_up = true;
+                session.over = !self.watching.question.span.follow;
+            }
+            News::Finished => {
+                self.merge.remove(source);
+                session.caught_up = true;
+                session.over = true;
+            }
+            News::Refused(e) => return Err(e),
+        }
+        self.look_whether_all_have_caught_up();
+        Ok(())
+    }
+
+    fn push(&mut self, source: SourceId, rows: Vec<Row>) {
+        let now = Instant::now();
+        for row in rows {
+            self.merge.push(source, row.time, row, now);
+        }
+    }
+
+    fn look_whether_all_have_caught_up(&mut self) {
+        if self.merge.is_gathering() && self.sessions.values().all(|s| s.caught_up) {
+            self.merge.caught_up();
+        }
+    }
+
+    /// Nothing more is to come.
+    fn is_over(&self, span: &Span) -> bool {
+        !span.follow && self.sessions.values().all(|s| s.over)
+    }
+
+    fn write(&mut self) -> Result<()> {
+        let now = Instant::now();
+        while let Some(row) = self.merge.pop(now) {
+            self.output.row(&row)?;
+        }
+        Ok(self.output.flush()?)
+    }
+
+    fn finish(mut self) -> Result<Code> {
+        self.sessions.clear();
+        while let Some(row) = self.merge.pop_anyway() {
+            self.output.row(&row)?;
+        }
+        self.output.flush()?;
+        Ok(self.report.summary())
+    }
+}
