@@ -35,6 +35,7 @@ pub async fn run(
     let answers: Vec<(String, Result<Vec<Row>>)> = answers.collect().await;
 
     let mut rows = Vec::new();
+    let nobody = !answers.is_empty() && answers.iter().all(|(_, answer)| answer.is_err());
     for (node, answer) in answers {
         match answer {
             Ok(found) => rows.extend(found),
@@ -46,7 +47,7 @@ pub async fn run(
         output.row(row)?;
     }
     output.flush()?;
-    Ok(report.summary())
+    Ok(if nobody { Code::Failed } else { report.code() })
 }
 
 async fn connections(dialer: &Dialer, target: &Target, filters: Filters) -> Result<Vec<Row>> {

@@ -73,7 +73,7 @@ impl Report {
         self.unheard.insert(node.into());
     }
 
-    /// A node that was asked once has not answered. What nobody will do is an error.
+    /// A node that is asked only once has not answered. What nobody will do is an error.
     pub fn failed(&mut self, node: &str, why: anyhow::Error) -> anyhow::Result<()> {
         if why.downcast_ref::<Usage>().is_some() {
             return Err(why);
@@ -118,7 +118,7 @@ impl Report {
         }
     }
 
-    /// The end.
+    /// The end of a watch.
     pub fn summary(&self) -> Code {
         for (node, lost) in &self.lost {
             let counts: Vec<_> = lost
@@ -139,6 +139,11 @@ impl Report {
         if self.beyond > 0 {
             say(&format!("nodes beyond --max-nodes: {}", self.beyond));
         }
+        self.code()
+    }
+
+    /// Whether everything was shown.
+    pub fn code(&self) -> Code {
         let complete = self.lost.is_empty()
             && self.unheard.is_empty()
             && self.restarted.is_empty()

@@ -79,6 +79,7 @@ pub async fn run(
     let answers: Vec<(String, Result<Info>)> = answers.collect().await;
 
     let mut infos = Vec::new();
+    let nobody = !answers.is_empty() && answers.iter().all(|(_, answer)| answer.is_err());
     for (node, answer) in answers {
         match answer {
             Ok(info) => infos.push(info),
@@ -95,7 +96,7 @@ pub async fn run(
         printer.object(info)?;
     }
     printer.flush()?;
-    Ok(report.summary())
+    Ok(if nobody { Code::Failed } else { report.code() })
 }
 
 async fn info(dialer: &Dialer, target: &Target) -> Result<Info> {

@@ -1,0 +1,1 @@
+//! Whom the plugin asks in a cluster.

@@ -1,0 +1,6 @@
+//! The plugin against fake agents: the real program, exact output.
+
+mod agent;
+mod cluster;
+mod one_agent;
+mod plugin;

@@ -1,0 +1,629 @@
+//! `--server`: one agent, without a cluster.
+
+use std::io;
+
+use serde_json::{Value, json};
+use tcptracer_proto::v1::watch_response::Message;
+use tcptracer_proto::v1::{self, Position, watch_request::History};
+use tonic::Status;
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
+
+use crate::agent::{Agent, close, connect, connection};
+use crate::plugin::{Ended, Plugin, command, soon};
+
+/// What a plugin writes when its agent has these events.
+async fn written(args: &[&str], events: Vec<v1::Event>) -> Vec<String> {
+    let mut agent = Agent::start("node-1").await;
+    let plugin = Plugin::of(&agent, &[&["--last", "9"], args].concat());
+    let watch = agent.watched().await;
+    watch.status(false, 9).await;
+    watch.events(events).await;
+    drop(watch);
+    plugin.ended().await.well()
+}
+
+fn both() -> Vec<v1::Event> {
+    vec![connect("web-0", 1), close("web-0", 2)]
+}
+
+#[tokio::test]
+async fn rows() {
+    assert_eq!(
+        written(&[], both()).await,
+        [
+            "NODE         NAMESPACE    POD                      CONTAINER  T  PID    COMM             IP SADDR            DADDR            SPORT  DPORT",
+            "node-1       shop         web-0                    main       C  42     curl             4  10.0.0.1         10.0.0.2         40000  80",
+            "node-1       shop         web-0                    main       X  44     reaper           4  10.0.0.1         10.0.0.2         40000  80",
+        ]
+    );
+    assert_eq!(
+        written(&["-v", "-t"], both()).await,
+        [
+            "NODE         NAMESPACE    POD                      CONTAINER  TIME(ns)      TYPE         PID    COMM             IP SADDR            DADDR            SPORT  DPORT  NETNS",
+            "node-1       shop         web-0                    main       0             connect      42     curl             4  10.0.0.1         10.0.0.2         40000  80     4026531840",
+            "node-1       shop         web-0                    main       1001500000    close        44     reaper           4  10.0.0.1         10.0.0.2         40000  80     4026531840",
+        ]
+    );
+    assert_eq!(
+        written(&["-o", "wide", "-t"], both()).await,
+        [
+            "NODE         NAMESPACE    POD                      CONTAINER  TIME(s)  T  PID    COMM             IP SADDR            DADDR            SPORT  DPORT  REASON       MS           TX_BYTES   RX_BYTES   RETRANS RTT(ms)  ID",
+            "node-1       shop         web-0                    main       0.000    C  42     curl             4  10.0.0.1         10.0.0.2         40000  80     -            -            -          -          -       -        1",
+            "node-1       shop         web-0                    main       1.002    X  44     reaper           4  10.0.0.1         10.0.0.2         40000  80     reset-remote 1.500        10         20         1       0.250    2",
+        ]
+    );
+}
+
+fn as_object(event: &v1::Event) -> Value {
+    let second = event.sequence;
+    let mut object = json!({
+        "type": "connect", "time": format!("2024-01-01T00:00:0{second}.0005Z"), "node": "node-1",
+        "sequence": second, "attribution": "resolved", "namespace": "shop", "pod": "web-0", "pod_uid": "u-1",
+        "container": "main", "container_id": "containerd://c-1", "image": "image:1",
+        "workload": { "kind": "Deployment", "name": "web" }, "labels": { "app": "web" }, "host_network": false,
+        "id": second.to_string(), "role": "client", "pid": 42, "tid": 43, "uid": 1000, "comm": "curl",
+        "source": "connect", "cgroup_id": 5, "mntns": 6, "netns": 4026531840_u32, "ip": 4, "saddr": "10.0.0.1",
+        "daddr": "10.0.0.2", "sport": 40000, "dport": 80, "syn": format!("2024-01-01T00:00:0{second}Z"),
+        "established": format!("2024-01-01T00:00:0{second}.0005Z"), "handshake_ns": 500_000,
+    });
+    if event.r#type() == v1::EventType::Close {
+        for (key, value) in [
+            ("type", json!("close")),
+            ("time", json!(format!("2024-01-01T00:00:0{second}.002Z"))),
+            ("duration_ns", json!(1_500_000)),
+            ("reason", json!("reset-remote")),
+            ("errno", json!(104)),
+            ("closer_pid", json!(44)),
+            ("closer_comm", json!("reaper")),
+            ("bytes_sent", json!(10)),
+            ("bytes_received", json!(20)),
+            ("segments_sent", json!(3)),
+            ("segments_received", json!(4)),
+            ("retransmits", json!(1)),
+            ("srtt_us", json!(250)),
+        ] {
+            object[key] = value;
+        }
+    }
+    object
+}
+
+#[tokio::test]
+async fn objects() {
+    let expected: Vec<Value> = both().iter().map(as_object).collect();
+    let lines = written(&["-o", "jsonl"], both()).await;
+    let objects: Vec<Value> = lines
+        .iter()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(objects, expected);
+
+    let text = written(&["-o", "json"], both()).await.join("\n");
+    let objects: Result<Vec<Value>, _> = serde_json::Deserializer::from_str(&text)
+        .into_iter()
+        .collect();
+    assert_eq!(objects.expect("JSON"), expected);
+    assert!(text.starts_with("{\n    \"type\": \"connect\",\n"));
+
+    let yaml = written(&["-o", "yaml"], vec![connect("web-0", 1)]).await;
+    assert_eq!(
+        yaml[..3],
+        [
+            "---",
+            "type: connect",
+            "time: \"2024-01-01T00:00:01.0005Z\""
+        ]
+    );
+    assert!(yaml.contains(&"  kind: Deployment".into()), "{yaml:?}");
+
+    assert_eq!(
+        written(&["-o", "name"], both()).await,
+        ["pod/web-0", "pod/web-0"]
+    );
+    assert_eq!(
+        written(
+            &["-o", "custom-columns=POD:.pod,WHY:.reason,APP:.labels.app"],
+            both()
+        )
+        .await,
+        [
+            "POD   WHY   APP",
+            "web-0   <none>   web",
+            "web-0   reset-remote   web",
+        ]
+    );
+    assert_eq!(
+        written(
+            &["-o", r#"jsonpath={.workload.name}:{.dport}{"\n"}"#],
+            both()
+        )
+        .await,
+        ["web:80", "web:80"]
+    );
+}
+
+#[tokio::test]
+async fn columns_stay_where_they_are() {
+    let long = "a-pod-whose-name-is-longer-than-the-column";
+    let rows = written(
+        &[],
+        vec![connect("web-0", 1), connect(long, 2), connect("web-0", 3)],
+    )
+    .await;
+    let at = |row: &str| row.find("main").expect("a container");
+    assert_eq!(at(&rows[1]), 51);
+    assert!(rows[2].contains(&format!("{long} main")));
+    assert_eq!(at(&rows[3]), at(&rows[2]));
+}
+
+#[tokio::test]
+async fn names_that_want_to_act_on_the_terminal() {
+    let mut event = connect("web\u{1b}[31m\u{202e}0", 1);
+    let process = event.connection.as_mut().and_then(|c| c.process.as_mut());
+    process.expect("a process").comm = "a\nb\tc\u{7f}".into();
+    let rows = written(&[], vec![event.clone()]).await;
+    assert_eq!(rows.len(), 2);
+    assert!(
+        rows[1].contains(" web?[31m?0 ") && rows[1].contains(" a?b?c? "),
+        "{rows:?}"
+    );
+    let rows = written(&["-o", "jsonpath={.pod} {.comm}"], vec![event]).await;
+    assert_eq!(rows, ["web?[31m?0 a?b?c?"]);
+}
+
+#[tokio::test]
+async fn rows_are_coloured_by_pod() {
+    let rows = written(
+        &["--color", "always"],
+        vec![connect("web-0", 1), connect("web-0", 2)],
+    )
+    .await;
+    let color = |row: &str| row.split_once("\x1b[").expect("a colour").1[..3].to_string();
+    assert_eq!(color(&rows[1]), color(&rows[2]));
+    assert!(!rows[0].contains('\x1b'));
+}
+
+#[tokio::test]
+async fn what_is_asked() {
+    let mut agent = Agent::start("node-1").await;
+    let plugin = Plugin::of(
+        &agent,
+        &[
+            "-n", "shop", "web-0", "--port", "80", "--not", "host", "--since", "5m",
+        ],
+    );
+    let watch = agent.watched().await;
+    assert_eq!(
+        watch.request,
+        v1::WatchRequest {
+            allow: vec![v1::Filter {
+                namespaces: vec!["shop".into()],
+                pods: vec!["web-0".into()],
+                ports: vec![80],
+                ..v1::Filter::default()
+            }],
+            deny: vec![v1::Filter {
+                scope: v1::Scope::Host.into(),
+                ..v1::Filter::default()
+            }],
+            history: Some(History::Since(prost_types::Duration {
+                seconds: 300,
+                nanos: 0,
+            })),
+            history_only: true,
+        }
+    );
+    drop(watch);
+    plugin.ended().await.well();
+}
+
+#[tokio::test]
+async fn the_past_and_what_follows() {
+    let mut agent = Agent::start("node-1").await;
+    let mut plugin = Plugin::of(
+        &agent,
+        &["--last", "1", "-f", "-o", "jsonpath={.sequence}{\"\\n\"}"],
+    );
+    let watch = agent.watched().await;
+    assert_eq!(watch.request.history, Some(History::Last(1)));
+    assert!(!watch.request.history_only);
+    watch.status(false, 7).await;
+    watch.events(vec![connect("web-0", 7)]).await;
+    watch.status(true, 7).await;
+    assert_eq!(plugin.line().await, "7");
+    watch.events(vec![connect("web-0", 9)]).await;
+    assert_eq!(plugin.line().await, "9");
+    assert_eq!(plugin.interrupt().await.well(), [""; 0]);
+    watch.left().await;
+}
+
+#[tokio::test]
+async fn losses_are_told_as_they_happen_and_at_the_end() {
+    let mut agent = Agent::start("node-1").await;
+    let mut plugin = Plugin::of(&agent, &["-o", "name"]);
+    let watch = agent.watched().await;
+    let lost = |source: v1::LossSource, count| {
+        Message::Lost(v1::Lost {
+            source: source.into(),
+            count,
+        })
+    };
+    watch.live(0).await;
+    watch.send(lost(v1::LossSource::Subscriber, 3)).await;
+    assert_eq!(
+        plugin.said().await,
+        "node-1 lost 3 events that this program was too slow for"
+    );
+    watch.send(lost(v1::LossSource::Ring, 1)).await;
+    watch.send(lost(v1::LossSource::Subscriber, 4)).await;
+    assert_eq!(
+        plugin.said().await,
+        "node-1 lost 1 events in the kernel's ring"
+    );
+    assert_eq!(
+        plugin.said().await,
+        "node-1 lost 4 events that this program was too slow for"
+    );
+    assert_eq!(
+        plugin.interrupt().await,
+        Ended {
+            code: Some(3),
+            out: vec![],
+            err: vec![
+                "in all, node-1 lost 1 events in the kernel's ring, 7 events that this program was too slow for"
+                    .into()
+            ],
+        }
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_is_resumed() {
+    let mut agent = Agent::start("node-1").await;
+    let mut plugin = Plugin::of(&agent, &["-o", "jsonpath={.sequence}{\"\\n\"}"]);
+    let watch = agent.watched().await;
+    assert_eq!(watch.request.history, None);
+    watch.live(5).await;
+    watch.events(vec![connect("web-0", 7)]).await;
+    assert_eq!(plugin.line().await, "7");
+    watch.fail(Status::unavailable("out to lunch")).await;
+    assert_eq!(
+        plugin.said().await,
+        "node-1 is not heard: out to lunch; trying again"
+    );
+
+    let watch = agent.watched().await;
+    let position = Position {
+        epoch: 1,
+        sequence: 7,
+    };
+    assert_eq!(watch.request.history, Some(History::Resume(position)));
+    watch.status(false, 9).await;
+    watch
+        .events(vec![connect("web-0", 8), connect("web-0", 9)])
+        .await;
+    watch.status(true, 9).await;
+    assert_eq!(plugin.said().await, "node-1 is heard again");
+    assert_eq!([plugin.line().await, plugin.line().await], ["8", "9"]);
+    assert_eq!(
+        plugin.interrupt().await,
+        Ended {
+            code: Some(3),
+            out: vec![],
+            err: vec!["nodes not heard all the time: node-1".into()],
+        }
+    );
+}
+
+#[tokio::test]
+async fn where_a_stream_stands_without_events_is_known_too() {
+    let mut agent = Agent::start("node-1").await;
+    let mut plugin = Plugin::of(&agent, &[]);
+    let watch = agent.watched().await;
+    watch.live(5).await;
+    plugin.line().await;
+    // Everything before has been taken when it breaks.
+    watch.fail(Status::unavailable("x")).await;
+    plugin.said().await;
+    let position = Position {
+        epoch: 1,
+        sequence: 5,
+    };
+    let watch = agent.watched().await;
+    assert_eq!(watch.request.history, Some(History::Resume(position)));
+    // It breaks before it has caught up: the past is still to come.
+    watch.status(false, 99).await;
+    watch.fail(Status::unavailable("x")).await;
+    let watch = agent.watched().await;
+    assert_eq!(watch.request.history, Some(History::Resume(position)));
+}
+
+#[tokio::test]
+async fn an_agent_that_starts_again_is_told() {
+    let mut agent = Agent::start("node-1").await;
+    let mut plugin = Plugin::of(&agent, &["-o", "name"]);
+    let watch = agent.watched().await;
+    watch.live(5).await;
+    watch.fail(Status::unavailable("bye")).await;
+    assert_eq!(
+        plugin.said().await,
+        "node-1 is not heard: bye; trying again"
+    );
+    let watch = agent.watched().await.in_run(2);
+    watch.live(0).await;
+    watch.events(vec![connect("web-0", 1)]).await;
+    assert_eq!(plugin.said().await, "node-1 is heard again");
+    assert_eq!(
+        plugin.said().await,
+        "the agent of node-1 has started again: what happened in between is not shown"
+    );
+    assert_eq!(plugin.line().await, "pod/web-0");
+    assert_eq!(plugin.interrupt().await.code, Some(3));
+}
+
+#[tokio::test]
+async fn what_an_agent_says_of_itself_is_told_once() {
+    let mut agent = Agent::start("node-1").await;
+    let mut plugin = Plugin::of(&agent, &["-o", "name"]);
+    let watch = agent.watched().await;
+    let status = |error: &str| {
+        Message::Status(v1::NodeStatus {
+            pods_error: error.into(),
+            shortcomings: vec!["accepts through io_uring".into()],
+            ..v1::NodeStatus::default()
+        })
+    };
+    for error in ["no \x1banswer", "no \x1banswer", ""] {
+        watch.send(status(error)).await;
+    }
+    assert_eq!(plugin.said().await, "node-1 may lack names: no ?answer");
+    assert_eq!(plugin.said().await, "node-1: accepts through io_uring");
+    assert_eq!(plugin.said().await, "node-1 names its pods again");
+    plugin.interrupt().await.well();
+}
+
+#[tokio::test]
+async fn what_an_agent_refuses_is_the_users_error() {
+    let agent = Agent::start("node-1").await;
+    assert_eq!(
+        Plugin::of(&agent, &["-p", "4242", "-o", "name"])
+            .ended()
+            .await,
+        Ended {
+            code: Some(2),
+            out: vec![],
+            err: vec!["allow[0].pids: no ?[31msuch pid".into()],
+        }
+    );
+}
+
+#[tokio::test]
+async fn an_agent_that_is_not_there() {
+    let unused = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let address = unused.local_addr().expect("an address").to_string();
+    drop(unused);
+    for args in [&[][..], &["status"], &["connections"]] {
+        let ended = Plugin::start(&[&["--server", &address, "-o", "name"], args].concat())
+            .ended()
+            .await;
+        assert!(ended.err[0].contains(&address), "{ended:?}");
+        assert!(ended.err[0].contains("Connection refused"), "{ended:?}");
+        assert_eq!((ended.code, ended.out), (Some(1), vec![]), "{args:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_socket_in_the_file_system() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("agent.sock");
+    let mut agent = Agent::on(&path, "node-1");
+    let address = format!("unix:{}", path.display());
+    let mut plugin = Plugin::start(&["--server", &address, "-o", "name"]);
+    let watch = agent.watched().await;
+    watch.live(0).await;
+    watch.events(vec![connect("web-0", 1)]).await;
+    assert_eq!(plugin.line().await, "pod/web-0");
+    plugin.interrupt().await.well();
+}
+
+#[tokio::test]
+async fn it_ends_when_the_time_is_over() {
+    let mut agent = Agent::start("node-1").await;
+    let plugin = Plugin::of(&agent, &["--duration", "1s", "-o", "name"]);
+    let watch = agent.watched().await;
+    watch.live(0).await;
+    watch.events(both()).await;
+    assert_eq!(plugin.ended().await.well(), ["pod/web-0", "pod/web-0"]);
+}
+
+#[tokio::test]
+async fn nobody_reads_the_output_any_more() {
+    let mut agent = Agent::start("node-1").await;
+    let (reader, writer) = io::pipe().expect("a pipe");
+    let address = agent.address.to_string();
+    let mut child = command(&["--server", &address, "-o", "name"])
+        .stdout(writer)
+        .spawn()
+        .expect("the plugin starts");
+    drop(reader);
+    let watch = agent.watched().await;
+    watch.live(0).await;
+    watch.events(both()).await;
+    let status = soon("the plugin ends", child.wait())
+        .await
+        .expect("a status");
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn connections_that_are_open() {
+    let agent = Agent::start("node-1").await;
+    assert_eq!(
+        Plugin::of(&agent, &["connections", "-n", "shop", "-t"])
+            .ended()
+            .await
+            .well(),
+        [
+            "NODE         NAMESPACE    POD                      CONTAINER  TIME(s)  T  PID    COMM             IP SADDR            DADDR            SPORT  DPORT",
+            "node-1       shop         a                        main       0.000    E  42     curl             4  10.0.0.1         10.0.0.2         40000  80",
+            "node-1       shop         b                        main       1.000    E  42     curl             4  10.0.0.1         10.0.0.2         40000  80",
+        ]
+    );
+    let json = Plugin::of(&agent, &["connections", "-o", "jsonl"])
+        .ended()
+        .await
+        .well();
+    let first: Value = serde_json::from_str(&json[0]).expect("JSON");
+    assert_eq!(
+        (&first["type"], &first["id"]),
+        (&json!("existing"), &json!("1"))
+    );
+    assert_eq!(connection("", "a", 1).id, "1");
+}
+
+#[tokio::test]
+async fn the_status_of_an_agent() {
+    let agent = Agent::start("node-1").await;
+    assert_eq!(
+        Plugin::of(&agent, &["status"]).ended().await.well(),
+        [
+            "NODE     VERSION   KERNEL   HOOKS   PODS   CONTAINERS   SUBSCRIBERS   EVENTS   LOST   NOTES",
+            "node-1   1.2.3     6.1.0    1/2     7      9            2             1234     5      accepts through io_uring",
+        ]
+    );
+    let json = Plugin::of(&agent, &["status", "-o", "json"])
+        .ended()
+        .await
+        .well()
+        .join("\n");
+    let status: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(
+        status["hooks"][1],
+        json!({
+            "name": "fexit/inet_csk_accept", "attached": false, "detail": "refused"
+        })
+    );
+    assert_eq!(status["lost"], json!([{ "source": "ring", "count": 5 }]));
+    assert_eq!(
+        status["pods"],
+        json!({ "source": "api", "synced": true, "known": 7 })
+    );
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused_before_anybody_is_asked() {
+    for args in [
+        &["--port", "0"][..],
+        &["-l", "=x"],
+        &["--type", "open"],
+        &["-A", "-n", "shop"],
+        &["--since", "5m", "connections"],
+        &["-o", "custom-columns"],
+        &["--bogus"],
+    ] {
+        let ended = Plugin::start(&[&["--server", "256.0.0.1:1"], args].concat())
+            .ended()
+            .await;
+        assert_eq!((ended.code, ended.out), (Some(2), vec![]), "{args:?}");
+        assert!(!ended.err.is_empty(), "{args:?}");
+    }
+}
+
+/// Certificates for one test.
+struct Authority(rcgen::CertifiedIssuer<'static, rcgen::KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        Self(rcgen::CertifiedIssuer::self_signed(params, key).expect("an authority"))
+    }
+
+    fn issue(&self, name: &str) -> (String, String) {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(vec![name.into()]).expect("a name");
+        let certificate = params.signed_by(&key, &self.0).expect("a certificate");
+        (certificate.pem(), key.serialize_pem())
+    }
+}
+
+#[tokio::test]
+async fn tls_on_both_sides() {
+    let authority = Authority::new();
+    let (certificate, key) = authority.issue("agent.test");
+    let tls = ServerTlsConfig::new()
+        .identity(Identity::from_pem(certificate, key))
+        .client_ca_root(Certificate::from_pem(authority.0.pem()));
+    let agent = Agent::with_tls("node-1", tls).await;
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).expect("a file");
+        path.display().to_string()
+    };
+    let (certificate, key) = authority.issue("client");
+    let ca = file("ca.pem", &authority.0.pem());
+    let other = file("other.pem", &Authority::new().0.pem());
+    let (certificate, key) = (file("client.pem", &certificate), file("client.key", &key));
+    let shown = ["--tls-cert", &certificate, "--tls-key", &key];
+    let name = ["--tls-server-name", "agent.test"];
+    let ask = |args: Vec<&[&str]>| {
+        let plugin = Plugin::of(
+            &agent,
+            &[&["status", "-o", "name"], &args.concat()[..]].concat(),
+        );
+        plugin.ended()
+    };
+    assert_eq!(
+        ask(vec![&["--tls-ca", &ca], &shown, &name]).await.well(),
+        ["node/node-1"]
+    );
+    for refused in [
+        vec![&["--tls-ca", &ca][..], &name],
+        vec![&["--tls-ca", &other], &shown, &name],
+        vec![&["--tls-ca", &ca], &shown, &["--tls-server-name", "x.test"]],
+        vec![&["--tls-ca", "/nonexistent"], &shown, &name],
+        vec![],
+    ] {
+        let ended = ask(refused.clone()).await;
+        assert_eq!(
+            (ended.code, &ended.out[..]),
+            (Some(1), &[][..]),
+            "{refused:?} {ended:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn completion() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = Plugin::start(&["completion", shell]).ended().await.well();
+        assert!(
+            script.iter().any(|l| l.contains("kubectl-tcptracer")),
+            "{shell}"
+        );
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let called = folder.path().join("kubectl_complete-tcptracer");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_kubectl-tcptracer"), &called).expect("a link");
+    for (words, expected) in [
+        (&["--type", "c"][..], &["connect", "close", ":4"][..]),
+        (&["--agent-n"], &["--agent-namespace", ":4"]),
+        (&["--tls-ca", ""], &[":0"]),
+        // Without a cluster there are no pods.
+        (&[""], &[":4"]),
+    ] {
+        let mut command = tokio::process::Command::new(&called);
+        command
+            .args(words)
+            .env_remove("KUBECONFIG")
+            .env("HOME", "/nonexistent");
+        let output = command.output().await.expect("it runs");
+        let lines = String::from_utf8(output.stdout).expect("text");
+        assert_eq!(lines.lines().collect::<Vec<_>>(), expected, "{words:?}");
+    }
+}

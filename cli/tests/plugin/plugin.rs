@@ -1,0 +1,140 @@
+//! The real program, run as a user runs it.
+
+use std::future::Future;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Fails the test if it takes too long.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, future)
+        .await
+        .unwrap_or_else(|_| panic!("not within {DEADLINE:?}: {what}"))
+}
+
+/// A running plugin.
+pub struct Plugin {
+    child: Child,
+    out: mpsc::UnboundedReceiver<String>,
+    err: mpsc::UnboundedReceiver<String>,
+}
+
+/// What a plugin that has ended has written.
+#[derive(Debug, PartialEq)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub out: Vec<String>,
+    pub err: Vec<String>,
+}
+
+impl Ended {
+    /// With exit code 0 and nothing on stderr.
+    #[track_caller]
+    pub fn well(self) -> Vec<String> {
+        assert_eq!(
+            (self.code, &self.err[..]),
+            (Some(0), &[][..]),
+            "{:?}",
+            self.out
+        );
+        self.out
+    }
+}
+
+pub fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-tcptracer"));
+    command
+        .args(args)
+        .env_remove("KUBECONFIG")
+        .env("HOME", "/nonexistent")
+        .kill_on_drop(true)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+impl Plugin {
+    pub fn start(args: &[&str]) -> Self {
+        Self::spawn(&mut command(args))
+    }
+
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command.spawn().expect("the plugin starts");
+        Self {
+            out: lines(child.stdout.take().expect("a stdout")),
+            err: lines(child.stderr.take().expect("a stderr")),
+            child,
+        }
+    }
+
+    /// Of one agent on the loopback interface.
+    pub fn of(agent: &crate::agent::Agent, args: &[&str]) -> Self {
+        let address = agent.address.to_string();
+        Self::start(&[&["--server", &address], args].concat())
+    }
+
+    /// The next line of stdout.
+    pub async fn line(&mut self) -> String {
+        soon("a line of output", self.out.recv())
+            .await
+            .expect("the output goes on")
+    }
+
+    /// The next line of stderr, without the program's name.
+    pub async fn said(&mut self) -> String {
+        let line = soon("a line of stderr", self.err.recv()).await;
+        without_name(line.expect("it says something"))
+    }
+
+    /// Waits for its own end.
+    pub async fn ended(mut self) -> Ended {
+        let status = soon("the plugin ends", self.child.wait()).await;
+        let mut out = Vec::new();
+        while let Some(line) = soon("the output ends", self.out.recv()).await {
+            out.push(line);
+        }
+        let mut err = Vec::new();
+        while let Some(line) = soon("stderr ends", self.err.recv()).await {
+            err.push(without_name(line));
+        }
+        Ended {
+            code: status.expect("the plugin can be waited for").code(),
+            out,
+            err,
+        }
+    }
+
+    /// Ends it as Ctrl-C does.
+    pub async fn interrupt(self) -> Ended {
+        let id = self.child.id().expect("the plugin runs").to_string();
+        let kill = Command::new("kill").args(["-INT", &id]).status().await;
+        assert!(kill.expect("kill runs").success());
+        self.ended().await
+    }
+}
+
+fn without_name(line: String) -> String {
+    match line.strip_prefix("kubectl tcptracer: ") {
+        Some(line) => line.into(),
+        None => line,
+    }
+}
+
+fn lines(from: impl AsyncRead + Unpin + Send + 'static) -> mpsc::UnboundedReceiver<String> {
+    let (to, lines) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut from = BufReader::new(from).lines();
+        while let Ok(Some(line)) = from.next_line().await {
+            if to.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
