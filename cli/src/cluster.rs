@@ -19,6 +19,8 @@ pub struct Reach {
     pub client: Client,
     /// The context's.
     pub namespace: String,
+    /// The API server's address.
+    pub url: String,
 }
 
 /// Reads what there is to read; nothing is sent yet.
@@ -27,6 +29,7 @@ pub async fn reach(args: &ClusterArgs) -> Result<Reach> {
     config.connect_timeout = args.request_timeout.0;
     Ok(Reach {
         namespace: config.default_namespace.clone(),
+        url: config.cluster_url.to_string(),
         client: Client::try_from(config).context("cannot use the kubeconfig")?,
     })
 }

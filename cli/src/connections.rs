@@ -1,11 +1,13 @@
 //! `connections`: what is open now, on all nodes that are asked.
 
-use anyhow::{Error, Result};
+use std::time::Duration;
+
+use anyhow::Result;
 use futures::StreamExt;
 use tcptracer_proto::v1::ListConnectionsRequest;
 use tokio::sync::watch;
 
-use crate::dial::{Dialer, Target, within};
+use crate::dial::{Agent, Dialer, Target, within};
 use crate::event::Row;
 use crate::exit::{Code, refused};
 use crate::plan::Plan;
@@ -51,18 +53,20 @@ pub async fn run(
 }
 
 async fn connections(dialer: &Dialer, target: &Target, filters: Filters) -> Result<Vec<Row>> {
-    let mut agent = dialer.dial(target).await?;
+    let (agent, tunnel) = dialer.dial(target).await?;
+    let rows = tunnel.guard(listed(agent, dialer.timeout(), filters));
+    rows.await.map_err(refused)
+}
+
+async fn listed(mut agent: Agent, timeout: Option<Duration>, filters: Filters) -> Result<Vec<Row>> {
     let request = ListConnectionsRequest {
         allow: filters.allow,
         deny: filters.deny,
     };
-    let ask = async { agent.list_connections(request).await.map_err(Error::new) };
-    let mut stream = within(dialer.timeout(), ask)
-        .await
-        .map_err(refused)?
-        .into_inner();
+    let ask = async { Ok(agent.list_connections(request).await?.into_inner()) };
+    let mut stream = within(timeout, ask).await?;
     let mut rows = Vec::new();
-    while let Some(batch) = stream.message().await.map_err(|s| refused(s.into()))? {
+    while let Some(batch) = stream.message().await? {
         let node = printable(&batch.node);
         rows.extend(
             batch

@@ -5,7 +5,9 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, anyhow};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
@@ -15,9 +17,51 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tower::service_fn;
 
 use crate::args::{Address, AgentArgs};
+use crate::text::printable;
 
 /// A client of one agent.
 pub type Agent = TcpTracerServiceClient<Channel>;
+
+/// The tunnel that a connection goes through, if any: it knows why it breaks.
+#[derive(Clone)]
+pub struct Tunnel(Option<Shared<BoxFuture<'static, Option<String>>>>);
+
+/// A tunnel that breaks says why at about the same time.
+const TUNNEL_PATIENCE: Duration = Duration::from_millis(200);
+
+impl Tunnel {
+    /// Does some work, unless the tunnel breaks.
+    pub async fn guard<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let Some(tunnel) = self.0.clone() else {
+            return work.await;
+        };
+        let broken = async {
+            match tunnel.await {
+                Some(why) => anyhow!("{}", printable(why.trim())),
+                // It was closed; the work notices.
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            done = work => match done {
+                Ok(done) => Ok(done),
+                Err(e) => Err(self.explain(e).await),
+            },
+            why = broken => Err(why),
+        }
+    }
+
+    /// Adds why the tunnel broke to what came of it.
+    pub async fn explain(&self, error: Error) -> Error {
+        let Some(tunnel) = self.0.clone() else {
+            return error;
+        };
+        match tokio::time::timeout(TUNNEL_PATIENCE, tunnel).await {
+            Ok(Some(why)) => error.context(printable(why.trim())),
+            _ => error,
+        }
+    }
+}
 
 /// Where an agent is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,14 +129,19 @@ impl Dialer {
     }
 
     /// Connects. What comes back is one connection: when it breaks, dial again.
-    pub async fn dial(&self, target: &Target) -> Result<Agent> {
-        let channel = within(self.timeout(), self.channel(target)).await?;
-        Ok(Agent::new(channel).max_decoding_message_size(MAX_MESSAGE))
+    pub async fn dial(&self, target: &Target) -> Result<(Agent, Tunnel)> {
+        let (channel, tunnel) = within(self.timeout(), self.channel(target)).await?;
+        Ok((
+            Agent::new(channel).max_decoding_message_size(MAX_MESSAGE),
+            tunnel,
+        ))
     }
 
-    async fn channel(&self, target: &Target) -> Result<Channel> {
+    async fn channel(&self, target: &Target) -> Result<(Channel, Tunnel)> {
         match (self, target) {
-            (Self::Server { address, tls, .. }, _) => to_address(address, tls.as_ref()).await,
+            (Self::Server { address, tls, .. }, _) => {
+                Ok((to_address(address, tls.as_ref()).await?, Tunnel(None)))
+            }
             (Self::Cluster { client, port, .. }, Target::Pod { namespace, name }) => {
                 to_pod(client.clone(), namespace, name, *port).await
             }
@@ -157,7 +206,12 @@ async fn to_address(address: &Address, tls: Option<&ClientTlsConfig>) -> Result<
 }
 
 /// The tunnel is dialled first: why that fails is better known than why gRPC does.
-async fn to_pod(client: Client, namespace: &str, name: &str, port: u16) -> Result<Channel> {
+async fn to_pod(
+    client: Client,
+    namespace: &str,
+    name: &str,
+    port: u16,
+) -> Result<(Channel, Tunnel)> {
     let pods: Api<Pod> = Api::namespaced(client, namespace);
     let mut forward = pods
         .portforward(name, &[port])
@@ -171,14 +225,8 @@ async fn to_pod(client: Client, namespace: &str, name: &str, port: u16) -> Resul
         .take_error(port)
         .context("the tunnel has no errors")?;
     let mut stream = Some(stream);
-    let channel = over(move || std::future::ready(stream.take().ok_or_else(used_up)));
-    tokio::select! {
-        channel = channel => channel,
-        error = error => anyhow::bail!(
-            "the agent in the pod {namespace}/{name} cannot be reached: {}",
-            error.as_deref().unwrap_or("the tunnel was closed").trim(),
-        ),
-    }
+    let channel = over(move || std::future::ready(stream.take().ok_or_else(used_up))).await?;
+    Ok((channel, Tunnel(Some(error.boxed().shared()))))
 }
 
 fn used_up() -> io::Error {

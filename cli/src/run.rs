@@ -134,13 +134,16 @@ impl Scope {
             agent_namespace: args.agents.agent_namespace.clone(),
             max_nodes: args.agents.max_nodes.into(),
         };
+        let plans = discover::follow(search)
+            .await
+            .with_context(|| format!("the cluster at {}", reach.url))?;
         Ok(Self {
             dialer: Dialer::Cluster {
                 client: reach.client,
                 port: args.agents.agent_port,
                 timeout,
             },
-            plans: discover::follow(search).await?,
+            plans,
             filters: Filters::new(&args.filters, args.pods(), &namespaces),
             what,
         })

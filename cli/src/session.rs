@@ -9,9 +9,9 @@ use tcptracer_proto::v1::{
     Lost, NodeStatus, Position, WatchRequest, WatchResponse, watch_request::History,
 };
 use tokio::sync::{mpsc, watch};
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 
-use crate::dial::{Dialer, Target, within};
+use crate::dial::{Agent, Dialer, Target, within};
 use crate::event::Row;
 use crate::exit::refused;
 use crate::merge::SourceId;
@@ -124,11 +124,20 @@ struct Session {
 impl Session {
     async fn follow(&mut self, target: &Target) -> Result<(), Trouble> {
         let dialer = self.question.dialer.clone();
-        let mut agent = dialer.dial(target).await.map_err(Trouble::Broken)?;
-        let request = self.request();
-        let answer = async { agent.watch(request).await.map_err(Error::new) };
-        let answer = within(dialer.timeout(), answer).await;
-        let mut stream = answer.map_err(trouble)?.into_inner();
+        let (agent, tunnel) = dialer.dial(target).await.map_err(Trouble::Broken)?;
+        let answer = within(dialer.timeout(), tunnel.guard(self.ask(agent)));
+        let stream = answer.await.map_err(trouble)?;
+        match self.listen(stream).await {
+            Err(Trouble::Broken(e)) => Err(Trouble::Broken(tunnel.explain(e).await)),
+            end => end,
+        }
+    }
+
+    async fn ask(&self, mut agent: Agent) -> Result<Streaming<WatchResponse>> {
+        Ok(agent.watch(self.request()).await?.into_inner())
+    }
+
+    async fn listen(&mut self, mut stream: Streaming<WatchResponse>) -> Result<(), Trouble> {
         loop {
             let response = stream.message().await.map_err(|s| trouble(s.into()))?;
             match response {

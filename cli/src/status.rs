@@ -1,6 +1,6 @@
 //! `status`: what the agents are, and how they fare.
 
-use anyhow::{Error, Result};
+use anyhow::Result;
 use futures::StreamExt;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -100,13 +100,10 @@ pub async fn run(
 }
 
 async fn info(dialer: &Dialer, target: &Target) -> Result<Info> {
-    let mut agent = dialer.dial(target).await?;
-    let ask = async {
-        let answer = agent.get_server_info(GetServerInfoRequest {}).await;
-        answer.map_err(Error::new)
-    };
-    let answer = within(dialer.timeout(), ask).await.map_err(refused)?;
-    Ok(Info::from(answer.into_inner()))
+    let (mut agent, tunnel) = dialer.dial(target).await?;
+    let ask = async { Ok(agent.get_server_info(GetServerInfoRequest {}).await?) };
+    let answer = within(dialer.timeout(), tunnel.guard(ask)).await;
+    Ok(Info::from(answer.map_err(refused)?.into_inner()))
 }
 
 impl From<GetServerInfoResponse> for Info {

@@ -1,1 +1,335 @@
-//! Whom the plugin asks in a cluster.
+//! Whom the plugin asks in a cluster, through a fake API server.
+
+use std::os::unix::fs::symlink;
+
+use serde_json::json;
+use tcptracer_proto::v1;
+
+use crate::agent::{Agent, connect};
+use crate::api::Api;
+use crate::plugin::{Ended, Plugin};
+
+const SEQUENCES: &str = "jsonpath={.node}{.sequence}{\"\\n\"}";
+
+/// Two nodes with an agent each, and pods of the namespace `shop` on both.
+async fn two_nodes() -> (Api, Agent, Agent) {
+    let api = Api::start().await;
+    let (one, two) = (Agent::start("n1").await, Agent::start("n2").await);
+    api.agent("agent-1", "n1", one.address);
+    api.agent("agent-2", "n2", two.address);
+    api.pod("shop", "web-0", "n1", json!({ "app": "web" }));
+    api.pod("shop", "cart-0", "n2", json!({ "app": "cart" }));
+    (api, one, two)
+}
+
+#[tokio::test]
+async fn events_of_all_nodes_are_in_order() {
+    let (api, mut one, mut two) = two_nodes().await;
+    let mut plugin = api.plugin(&["-o", SEQUENCES]);
+    let (n1, n2) = (one.watched().await, two.watched().await);
+    // The namespace is the context's.
+    let filter = v1::Filter {
+        namespaces: vec!["shop".into()],
+        ..v1::Filter::default()
+    };
+    assert_eq!(
+        (&n1.request.allow, &n2.request.allow),
+        (&vec![filter.clone()], &vec![filter])
+    );
+    n1.live(0).await;
+    n2.live(0).await;
+    n1.events(vec![connect("web-0", 2), connect("web-0", 5)])
+        .await;
+    n2.events(vec![
+        connect("cart-0", 1),
+        connect("cart-0", 3),
+        connect("cart-0", 9),
+    ])
+    .await;
+    let mut lines = Vec::new();
+    for _ in 0..5 {
+        lines.push(plugin.line().await);
+    }
+    assert_eq!(lines, ["n21", "n12", "n23", "n15", "n29"]);
+    plugin.interrupt().await.well();
+}
+
+#[tokio::test]
+async fn only_nodes_that_hold_the_pods_are_asked() {
+    let (api, mut one, mut two) = two_nodes().await;
+    for args in [
+        &["-l", "app=cart"][..],
+        &["cart-0"],
+        &["-A", "--node", "n2"],
+    ] {
+        let plugin = api.plugin(&[&["-o", "name", "--last", "5"], args].concat());
+        drop(two.watched().await);
+        plugin.ended().await.well();
+    }
+    assert!(one.is_left_alone());
+    assert_eq!(api.forwarded(), ["tcptracer/agent-2"; 3]);
+    // Everything is everywhere.
+    let plugin = api.plugin(&["-A", "-o", "name", "--last", "5"]);
+    drop((one.watched().await, two.watched().await));
+    plugin.ended().await.well();
+}
+
+#[tokio::test]
+async fn the_past_of_all_nodes_is_in_order_and_counted_together() {
+    let (api, mut one, mut two) = two_nodes().await;
+    let plugin = api.plugin(&["--last", "3", "-o", SEQUENCES]);
+    let (n1, n2) = (one.watched().await, two.watched().await);
+    n1.status(false, 9).await;
+    n1.events(vec![
+        connect("web-0", 1),
+        connect("web-0", 4),
+        connect("web-0", 6),
+    ])
+    .await;
+    drop(n1);
+    n2.status(false, 9).await;
+    n2.events(vec![
+        connect("cart-0", 2),
+        connect("cart-0", 3),
+        connect("cart-0", 5),
+    ])
+    .await;
+    drop(n2);
+    assert_eq!(plugin.ended().await.well(), ["n14", "n25", "n16"]);
+}
+
+#[tokio::test]
+async fn pods_that_come_and_go_are_followed() {
+    let api = Api::start().await;
+    let mut one = Agent::start("n1").await;
+    let mut two = Agent::start("n2").await;
+    api.agent("agent-1", "n1", one.address);
+    api.agent("agent-2", "n2", two.address);
+    let mut plugin = api.plugin(&["-l", "app=web", "-o", SEQUENCES]);
+    assert_eq!(
+        plugin.said().await,
+        "no pod is selected (namespace shop, labels app=web); waiting for one"
+    );
+    api.pod("shop", "web-0", "n1", json!({ "app": "web" }));
+    let n1 = one.watched().await;
+    n1.live(0).await;
+    n1.events(vec![connect("web-0", 1)]).await;
+    assert_eq!(plugin.line().await, "n11");
+    // Of others nobody asks.
+    api.pod("shop", "cart-0", "n2", json!({ "app": "cart" }));
+    api.pod("other", "web-0", "n2", json!({ "app": "web" }));
+    api.pod("shop", "web-1", "n1", json!({ "app": "web" }));
+    // What the last pod does last is still shown.
+    api.delete("shop", "web-0");
+    api.delete("shop", "web-1");
+    n1.events(vec![connect("web-0", 2)]).await;
+    assert_eq!(plugin.line().await, "n12");
+    // A pod is given the labels.
+    api.pod("shop", "cart-0", "n2", json!({ "app": "web" }));
+    let n2 = two.watched().await;
+    n2.live(0).await;
+    n2.events(vec![connect("cart-0", 3)]).await;
+    assert_eq!(plugin.line().await, "n23");
+    plugin.interrupt().await.well();
+    assert_eq!(api.forwarded(), ["tcptracer/agent-1", "tcptracer/agent-2"]);
+}
+
+#[tokio::test]
+async fn a_node_without_an_agent_is_told_and_followed_once_it_has_one() {
+    let api = Api::start().await;
+    let mut one = Agent::start("n1").await;
+    let mut two = Agent::start("n2").await;
+    api.agent("agent-1", "n1", one.address);
+    api.pod("shop", "web-0", "n1", json!({}));
+    api.pod("shop", "web-1", "n2", json!({}));
+    let mut plugin = api.plugin(&["-o", SEQUENCES]);
+    assert_eq!(
+        plugin.said().await,
+        "n2 has no agent that is ready: its events are not shown"
+    );
+    let n1 = one.watched().await;
+    n1.live(0).await;
+    n1.events(vec![connect("web-0", 1)]).await;
+    assert_eq!(plugin.line().await, "n11");
+    api.agent("agent-2", "n2", two.address);
+    let n2 = two.watched().await;
+    n2.live(0).await;
+    n2.events(vec![connect("web-1", 2)]).await;
+    assert_eq!(plugin.line().await, "n22");
+    assert_eq!(
+        plugin.interrupt().await,
+        Ended {
+            code: Some(3),
+            out: vec![],
+            err: vec!["nodes not heard all the time: n2".into()],
+        }
+    );
+}
+
+#[tokio::test]
+async fn an_agent_that_is_replaced() {
+    let api = Api::start().await;
+    let mut old = Agent::start("n1").await;
+    let mut new = Agent::start("n1").await;
+    api.agent("old", "n1", old.address);
+    api.pod("shop", "web-0", "n1", json!({}));
+    let mut plugin = api.plugin(&["-o", SEQUENCES]);
+    let watch = old.watched().await;
+    watch.live(7).await;
+    watch.events(vec![connect("web-0", 8)]).await;
+    assert_eq!(plugin.line().await, "n18");
+    api.agent("new", "n1", new.address);
+    api.delete("tcptracer", "old");
+    watch
+        .fail(tonic::Status::unavailable("shutting down"))
+        .await;
+    assert_eq!(
+        plugin.said().await,
+        "n1 is not heard: shutting down; trying again"
+    );
+    let watch = new.watched().await.in_run(2);
+    watch.live(0).await;
+    watch.events(vec![connect("web-0", 1)]).await;
+    assert_eq!(plugin.said().await, "n1 is heard again");
+    assert_eq!(
+        plugin.said().await,
+        "the agent of n1 has started again: what happened in between is not shown"
+    );
+    assert_eq!(plugin.line().await, "n11");
+    assert_eq!(plugin.interrupt().await.code, Some(3));
+}
+
+#[tokio::test]
+async fn there_is_a_limit_on_tunnels() {
+    let (api, mut one, mut two) = two_nodes().await;
+    let mut plugin = api.plugin(&["--max-nodes", "1", "-o", "name"]);
+    assert_eq!(
+        plugin.said().await,
+        "1 nodes are not asked, 1 are (--max-nodes)"
+    );
+    one.watched().await.live(0).await;
+    let ended = plugin.interrupt().await;
+    assert_eq!(
+        (ended.code, ended.err),
+        (Some(3), vec!["nodes beyond --max-nodes: 1".into()])
+    );
+    assert!(two.is_left_alone());
+}
+
+#[tokio::test]
+async fn an_agent_that_does_not_answer_does_not_stop_the_others() {
+    let (api, mut one, two) = two_nodes().await;
+    drop(two);
+    let mut plugin = api.plugin(&["-o", SEQUENCES]);
+    let n1 = one.watched().await;
+    n1.live(0).await;
+    n1.events(vec![connect("web-0", 1)]).await;
+    assert_eq!(plugin.line().await, "n11");
+    assert_eq!(
+        plugin.said().await,
+        "n2 is not heard: nobody listens on the port; trying again"
+    );
+    assert_eq!(plugin.interrupt().await.code, Some(3));
+
+    let status = api.plugin(&["status", "-o", "name"]).ended().await;
+    assert_eq!((status.code, status.out), (Some(3), vec!["node/n1".into()]));
+    assert!(
+        status.err[0].starts_with("n2 is not heard: "),
+        "{:?}",
+        status.err
+    );
+}
+
+#[tokio::test]
+async fn connections_and_status_of_all_nodes() {
+    let (api, _one, _two) = two_nodes().await;
+    assert_eq!(
+        api.plugin(&[
+            "connections",
+            "-o",
+            "jsonpath={.node} {.namespace} {.pod}{\"\\n\"}"
+        ])
+        .ended()
+        .await
+        .well(),
+        ["n1 shop a", "n2 shop a", "n1 shop b", "n2 shop b"]
+    );
+    assert_eq!(
+        api.plugin(&["connections", "web-0", "-o", "name"])
+            .ended()
+            .await
+            .well()
+            .len(),
+        2
+    );
+    assert_eq!(
+        api.plugin(&["status", "-o", "name"]).ended().await.well(),
+        ["node/n1", "node/n2"]
+    );
+}
+
+#[tokio::test]
+async fn a_user_who_may_look_into_some_namespaces() {
+    let (api, mut one, _two) = two_nodes().await;
+    api.allow_only(&["shop", "tcptracer"]);
+    let plugin = api.plugin(&["web-0", "--last", "1", "-o", "name"]);
+    drop(one.watched().await);
+    plugin.ended().await.well();
+
+    api.allow_only(&["tcptracer"]);
+    let ended = api.plugin(&["web-0", "-o", "name"]).ended().await;
+    assert_eq!((ended.code, ended.out), (Some(1), vec![]));
+    assert!(
+        ended.err[0].contains("list and watch on pods"),
+        "{:?}",
+        ended.err
+    );
+    api.allow_only(&["shop"]);
+    let ended = api.plugin(&["web-0", "-o", "name"]).ended().await;
+    assert_eq!(ended.code, Some(1));
+    assert!(
+        ended.err[0].contains("--agent-namespace"),
+        "{:?}",
+        ended.err
+    );
+}
+
+#[tokio::test]
+async fn a_cluster_that_cannot_be_reached() {
+    let config = Api::start().await.kubeconfig();
+    for (args, why) in [
+        (vec!["--kubeconfig", "/nonexistent"], "/nonexistent"),
+        (vec![], "found no cluster"),
+        (vec!["-s", "http://127.0.0.1:1"], "127.0.0.1:1"),
+        (vec!["--kubeconfig", &config], "kubeconfig"),
+    ] {
+        let ended = Plugin::start(&args).ended().await;
+        assert_eq!((ended.code, &ended.out[..]), (Some(1), &[][..]), "{args:?}");
+        assert!(ended.err[0].contains(why), "{args:?} {:?}", ended.err);
+    }
+}
+
+#[tokio::test]
+async fn completion_knows_the_cluster() {
+    let (api, _one, _two) = two_nodes().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let called = folder.path().join("kubectl_complete-tcptracer");
+    symlink(env!("CARGO_BIN_EXE_kubectl-tcptracer"), &called).expect("a link");
+    for (words, expected) in [
+        (&[""][..], "cart-0\nweb-0\n:4\n"),
+        (&["connections", "w"], "web-0\n:4\n"),
+        (&["-n", ""], "shop\ntcptracer\n:4\n"),
+        (&["--namespace=sh"], "--namespace=shop\n:4\n"),
+        (&["-n", "tcptracer", "agent-1"], "agent-1\n:4\n"),
+        (&["--context", ""], "c\n:4\n"),
+    ] {
+        let mut command = tokio::process::Command::new(&called);
+        command.args(words).env("KUBECONFIG", api.kubeconfig());
+        let output = command.output().await.expect("it runs");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            expected,
+            "{words:?}"
+        );
+    }
+}

@@ -1,6 +1,7 @@
 //! The plugin against fake agents: the real program, exact output.
 
 mod agent;
+mod api;
 mod cluster;
 mod one_agent;
 mod plugin;
