@@ -10,10 +10,17 @@ SUDO := sudo
 export CARGO_TARGET_$(HOST_VAR)_RUNNER := sudo -E
 endif
 
-.PHONY: help run build test static test-kernels compatibility lint bench man
+TARGETS := x86_64-pc-windows-gnu aarch64-apple-darwin
+
+.PHONY: help demo run build test static test-kernels compatibility lint lint-plugin bench man
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+demo: ## install what is missing, build, and show the connections of pods on this machine (ARGS="-o wide")
+	@scripts/setup.sh demo
+	cargo build --locked --workspace --bins
+	$(SUDO) scripts/demo.sh target/debug $(or $(ARGS),--duration 5s)
 
 run: build ## install what is missing, build, and trace (ARGS="-t -x")
 	$(SUDO) target/release/tcptracer $(ARGS)
@@ -35,6 +42,16 @@ lint: ## check format, lints, and that the programs compile for every architectu
 		echo "clang -D__TARGET_ARCH_$$arch bpf/tcptracer.bpf.c"; \
 		clang -g -O2 -mcpu=v2 -target bpf -D__TARGET_ARCH_$$arch -Wall -Wextra \
 			-Wno-unused-parameter -Werror -fsyntax-only bpf/tcptracer.bpf.c || exit; \
+	done
+
+# Checking takes no linker and no objects: what C there is in dependencies is not compiled.
+lint-plugin: ## check that the plugin compiles for other systems
+	@scripts/setup.sh lint
+	rustup target add $(TARGETS)
+	@for target in $(TARGETS); do \
+		echo "cargo check -p kubectl-tcptracer --target $$target"; \
+		env CC_$${target//-/_}=true AR_$${target//-/_}=true \
+			cargo check -q --locked -p kubectl-tcptracer --target $$target || exit; \
 	done
 
 static: ## build the tool and its scenario tests as static binaries, to run anywhere

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing for one of: build, test, lint, bench, static, kernels. Does nothing where all is
+# Installs what is missing for one of: build, demo, test, lint, bench, static, kernels. Does nothing where all is
 # there.
 # Debian and its relatives; elsewhere it names what to install.
 set -euo pipefail
@@ -23,8 +23,13 @@ need_command pkg-config pkg-config
 need_command clang clang
 need_header libelf.h libelf-dev
 need_header zlib.h zlib1g-dev
-case "${1:?one of: build test lint bench static kernels}" in
+case "${1:?one of: build demo test lint bench static kernels}" in
 build) ;;
+demo)
+	need_command ip iproute2
+	need_command nsenter util-linux
+	need_command perl perl-base
+	;;
 test)
 	need_command ip iproute2
 	need_command setpriv util-linux
@@ -49,7 +54,7 @@ kernels)
 	[ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || missing+=(busybox-static)
 	;;
 *)
-	echo "setup: $1 is none of: build test lint bench static kernels" >&2
+	echo "setup: $1 is none of: build demo test lint bench static kernels" >&2
 	exit 2
 	;;
 esac
@@ -78,7 +83,7 @@ need_component rustfmt rustfmt
 
 # A container or a minimal system may come without these two.
 case $1 in
-build | test | bench)
+build | demo | test | bench)
 	mountpoint -q /sys/kernel/tracing || as_root mount -t tracefs tracefs /sys/kernel/tracing
 	mountpoint -q /sys/fs/bpf || as_root mount -t bpf bpf /sys/fs/bpf
 	;;
