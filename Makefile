@@ -17,10 +17,10 @@ TARGETS := x86_64-pc-windows-gnu aarch64-apple-darwin
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
-demo: ## install what is missing, build, and show the connections of pods on this machine (ARGS="-o wide")
+demo: ## install what is missing, build, and show the connections of pods on this machine (ARGS="-o json")
 	@scripts/setup.sh demo
 	cargo build --locked --workspace --bins
-	$(SUDO) scripts/demo.sh target/debug $(or $(ARGS),--duration 5s)
+	$(SUDO) scripts/demo.sh target/debug $(or $(ARGS),--duration 5s -o wide)
 
 run: build ## install what is missing, build, and trace (ARGS="-t -x")
 	$(SUDO) target/release/tcptracer $(ARGS)
