@@ -32,6 +32,7 @@ demo)
 	;;
 test)
 	need_command ip iproute2
+	need_command runc runc
 	need_command setpriv util-linux
 	;;
 lint) need_header bpf/bpf_helpers.h libbpf-dev ;;

@@ -1,19 +1,20 @@
 //! A subscriber, one call at a time.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use tcptracer_proto::v1;
 use tcptracer_proto::v1::tcp_tracer_service_client::TcpTracerServiceClient;
 use tcptracer_proto::v1::watch_response::Message;
+use tcptracer_proto::v1::{self, EventType};
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
-use crate::support::{DEADLINE, wait_until};
+use crate::support::{DEADLINE, End, wait_until};
 
 /// A connection to an agent, and the runtime that it needs.
 pub struct Client {
@@ -168,4 +169,30 @@ pub fn of(namespace: &str) -> Vec<v1::Filter> {
         namespaces: vec![namespace.into()],
         ..v1::Filter::default()
     }]
+}
+
+/// Whose it is.
+pub fn identity(event: &v1::Event) -> &v1::Identity {
+    let connection = event.connection.as_ref().expect("it has a connection");
+    connection.identity.as_ref().expect("it has an identity")
+}
+
+pub fn kinds(events: &[v1::Event]) -> Vec<EventType> {
+    events.iter().map(v1::Event::r#type).collect()
+}
+
+/// It is of this end of a connection.
+#[track_caller]
+pub fn assert_end(event: &v1::Event, end: &End) {
+    let connection = event.connection.as_ref().expect("it has a connection");
+    let process = connection.process.as_ref().expect("it has a process");
+    let endpoint = |address: SocketAddr| {
+        Some(v1::Endpoint {
+            address: address.ip().to_string(),
+            port: address.port().into(),
+        })
+    };
+    assert_eq!((process.pid, &process.comm), (end.pid, &end.comm));
+    assert_eq!(connection.local, endpoint(end.local));
+    assert_eq!(connection.remote, endpoint(end.remote));
 }

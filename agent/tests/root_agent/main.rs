@@ -1,6 +1,6 @@
 /*!
 The agent as its clients meet it: the real binary on the real kernel, pods from a file, and processes in
-cgroups shaped as the kubelet shapes them.
+cgroups shaped as the kubelet shapes them, or in containers made by runc.
 
 Needs root. Each test has a tree of cgroups, a network namespace, a pin folder and an agent of its own,
 and asks for its own namespaces of pods, so that the absence of an event can be asserted on a busy host.
@@ -8,11 +8,13 @@ and asks for its own namespaces of pods, so that the absence of an event can be 
 
 mod client;
 mod node;
+mod runc;
 // Most of it is for the tests of the host tool.
 #[allow(dead_code, unused_imports)]
 #[path = "../root_tool/support/mod.rs"]
 mod support;
 
+mod containers;
 mod ends;
 mod names;
 mod streams;
@@ -35,6 +37,7 @@ use tests;
 
 const MODULES: &[(&str, &[Test])] = &[
     ("names", names::TESTS),
+    ("containers", containers::TESTS),
     ("streams", streams::TESTS),
     ("ends", ends::TESTS),
 ];

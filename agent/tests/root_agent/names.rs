@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use serde_json::json;
 use tcptracer_proto::v1::{self, EventType};
 
-use crate::client::of;
+use crate::client::{assert_end, identity, kinds, of};
 use crate::node::{Node, fresh_id, fresh_uid};
-use crate::support::{End, wait_until};
+use crate::support::wait_until;
 use crate::tests;
 
 tests![
@@ -25,29 +25,6 @@ tests![
 ];
 
 const LOCAL: &str = "127.0.0.1:0";
-
-fn identity(event: &v1::Event) -> &v1::Identity {
-    let connection = event.connection.as_ref().expect("it has a connection");
-    connection.identity.as_ref().expect("it has an identity")
-}
-
-fn kinds(events: &[v1::Event]) -> Vec<EventType> {
-    events.iter().map(v1::Event::r#type).collect()
-}
-
-fn assert_end(event: &v1::Event, end: &End) {
-    let connection = event.connection.as_ref().expect("it has a connection");
-    let process = connection.process.as_ref().expect("it has a process");
-    let endpoint = |address: std::net::SocketAddr| {
-        Some(v1::Endpoint {
-            address: address.ip().to_string(),
-            port: address.port().into(),
-        })
-    };
-    assert_eq!((process.pid, &process.comm), (end.pid, &end.comm));
-    assert_eq!(connection.local, endpoint(end.local));
-    assert_eq!(connection.remote, endpoint(end.remote));
-}
 
 fn both_ends_are_named_in_full() {
     let mut node = Node::with(&["--pod-labels", "app,missing"]);

@@ -158,29 +158,30 @@ impl Node {
 
     /// Tells the agent of a pod.
     pub fn add_pod(&mut self, namespace: &str, name: &str, labels: Value, uid: &str, id: &str) {
-        self.pods.push(json!({
-            "metadata": {
-                "name": name, "namespace": namespace, "uid": uid, "labels": labels,
-                "ownerReferences": [{
-                    "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "owner", "uid": "u",
-                    "controller": true,
-                }],
-            },
-            "spec": { "containers": [{ "name": "main", "image": "registry/image:1" }] },
-            "status": { "containerStatuses": [{
-                "name": "main", "image": "registry/image:1", "imageID": "", "ready": true,
-                "restartCount": 0, "containerID": format!("containerd://{id}"),
-            }] },
-        }));
+        let mut pod = pod(namespace, name, uid, &[("main", id)]);
+        pod["metadata"]["labels"] = labels;
+        self.add(pod);
+    }
+
+    /// Tells the agent of a pod, as the API has it.
+    pub fn add(&mut self, pod: Value) {
+        self.pods.push(pod);
         self.write();
+    }
+
+    /// Where a pod's cgroups are in each hierarchy.
+    pub fn pod_cgroup(&self, uid: &str) -> String {
+        format!("/{}/kubepods/burstable/pod{uid}", self.prefix)
+    }
+
+    /// Where the hierarchy is by which the kernel knows cgroups.
+    pub fn mount(&self) -> &Path {
+        &self.mount
     }
 
     /// A container of a pod that the agent may know or not.
     pub fn container(&self, uid: String, id: String, comm: &str) -> Container {
-        let pod = self
-            .mount
-            .join(&self.prefix)
-            .join(format!("kubepods/burstable/pod{uid}"));
+        let pod = self.mount.join(&self.pod_cgroup(&uid)[1..]);
         let cgroup = pod.join(&id);
         fs::create_dir(&pod).expect("a cgroup can be made");
         fs::create_dir(&cgroup).expect("a cgroup can be made");
@@ -250,13 +251,51 @@ impl Drop for Node {
     fn drop(&mut self) {
         let _ = self.agent.child.kill();
         let _ = self.agent.child.wait();
-        for below in ["kubepods/burstable", "kubepods", ""] {
-            let _ = fs::remove_dir(self.mount.join(&self.prefix).join(below));
+        for below in ["/kubepods/burstable", "/kubepods", ""] {
+            remove_cgroup(&format!("/{}{below}", self.prefix));
         }
         for map in ["cgroupmap", "mntnsmap"] {
             let _ = fs::remove_file(self.pins.join(map));
         }
         let _ = fs::remove_dir(&self.pins);
+    }
+}
+
+/// A pod of containers with these names and ids, as the API has it.
+pub fn pod(namespace: &str, name: &str, uid: &str, containers: &[(&str, &str)]) -> Value {
+    let specs: Vec<Value> = containers
+        .iter()
+        .map(|(name, _)| json!({ "name": name, "image": "registry/image:1" }))
+        .collect();
+    let statuses: Vec<Value> = containers
+        .iter()
+        .map(|(name, id)| {
+            json!({
+                "name": name, "image": "registry/image:1", "imageID": "", "ready": true,
+                "restartCount": 0, "containerID": format!("containerd://{id}"),
+            })
+        })
+        .collect();
+    json!({
+        "metadata": {
+            "name": name, "namespace": namespace, "uid": uid,
+            "ownerReferences": [{
+                "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "owner", "uid": "u",
+                "controller": true,
+            }],
+        },
+        "spec": { "containers": specs },
+        "status": { "containerStatuses": statuses },
+    })
+}
+
+/// Removes an empty cgroup from each hierarchy: a runtime makes it in all of them.
+pub fn remove_cgroup(path: &str) {
+    for mount in mount_points("cgroup2")
+        .iter()
+        .chain(&mount_points("cgroup"))
+    {
+        let _ = fs::remove_dir(mount.join(path.trim_start_matches('/')));
     }
 }
 

@@ -9,7 +9,7 @@ use tcptracer_proto::v1::watch_response::Message;
 use tcptracer_proto::v1::{self, EventType};
 use tonic::Code;
 
-use crate::client::{Client, Watch, of};
+use crate::client::{Client, Watch, kinds, of};
 use crate::node::{Container, Node};
 use crate::support::wait_until;
 use crate::tests;
@@ -62,10 +62,6 @@ impl Shop {
 
 fn sequences(events: &[v1::Event]) -> Vec<u64> {
     events.iter().map(|e| e.sequence).collect()
-}
-
-fn kinds(events: &[v1::Event]) -> Vec<EventType> {
-    events.iter().map(v1::Event::r#type).collect()
 }
 
 fn from(agent: &Client, history: History) -> Watch<'_> {

@@ -17,6 +17,9 @@ mod json;
 mod layouts;
 mod losses;
 mod opt_ins;
+
+// Some of it is for the tests of the agent.
+#[allow(dead_code)]
 mod support;
 
 use std::env;

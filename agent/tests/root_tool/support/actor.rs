@@ -14,13 +14,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
-use std::thread;
+use std::sync::mpsc::{self, Sender, TryRecvError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use rustix::thread::set_name;
 
 use super::lines::{Lines, Next};
@@ -32,9 +35,50 @@ pub const ACTOR: &str = "actor";
 /// The first argument of a process that an actor has given its connection to.
 pub const HOLDER: &str = "holder";
 
+/// How often a load makes a connection: often enough that some open and close at any moment, and seldom enough
+/// that nothing is lost.
+const LOAD_INTERVAL: Duration = Duration::from_millis(1);
+
+/// A child of this process, one that it adopted as well. Killed and reaped on drop.
+struct Process {
+    pid: Pid,
+    has_ended: bool,
+}
+
+impl Process {
+    fn new(pid: u32) -> Self {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        Self {
+            pid: pid.expect("a pid"),
+            has_ended: false,
+        }
+    }
+
+    fn kill(&mut self) {
+        if !self.has_ended {
+            let _ = kill_process(self.pid, Signal::KILL);
+            self.wait();
+        }
+    }
+
+    /// Until it ends.
+    fn wait(&mut self) {
+        if !self.has_ended {
+            let _ = waitpid(Some(self.pid), WaitOptions::empty());
+            self.has_ended = true;
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 /// A process under the test's control. Killed on drop.
 pub struct Actor {
-    child: Child,
+    process: Process,
     to: Option<ChildStdin>,
     from: Lines,
     pub comm: String,
@@ -54,12 +98,20 @@ impl Actor {
             .stdout(Stdio::piped())
             .spawn()
             .expect("an actor starts");
-        let to = child.stdin.take();
-        let from = Lines::of(child.stdout.take().expect("the actor has a stdout"));
+        let pid = child.id();
+        Self::with_pipes_of(&mut child, pid, comm, shown)
+    }
+
+    /// One that a runtime has started, to which it left its own pipes. It has to be this process' child by now.
+    pub fn adopted(runtime: &mut Child, pid: u32, comm: &str) -> Self {
+        Self::with_pipes_of(runtime, pid, comm.as_bytes(), comm)
+    }
+
+    fn with_pipes_of(child: &mut Child, pid: u32, comm: &[u8], shown: &str) -> Self {
         let mut actor = Self {
-            child,
-            to,
-            from,
+            process: Process::new(pid),
+            to: child.stdin.take(),
+            from: Lines::of(child.stdout.take().expect("the actor has a stdout")),
             comm: shown.into(),
         };
         let bytes: Vec<String> = comm.iter().map(u8::to_string).collect();
@@ -73,7 +125,7 @@ impl Actor {
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.pid.as_raw_nonzero().get().cast_unsigned()
     }
 
     /// Inode of its mount namespace.
@@ -142,16 +194,25 @@ impl Actor {
         self.tell("hand-over");
     }
 
+    /// Makes and closes connections with itself until it is told to stop. Returns the port it listens on.
+    pub fn start_load(&mut self) -> u16 {
+        self.tell("start-load").parse().expect("a port")
+    }
+
+    /// Returns how many connections the load has made.
+    pub fn stop_load(&mut self) -> usize {
+        self.tell("stop-load").parse().expect("a number")
+    }
+
     /// Ends it with its sockets open.
     pub fn kill(&mut self) {
-        self.child.kill().expect("the actor can be killed");
-        self.child.wait().expect("the actor ends");
+        self.process.kill();
     }
 
     /// Exits with its sockets open.
     pub fn exit(&mut self) {
         drop(self.to.take());
-        self.child.wait().expect("the actor ends");
+        self.process.wait();
     }
 
     fn end(&self, answer: &str) -> End {
@@ -174,13 +235,6 @@ impl Actor {
             Some(answer) => answer.into(),
             None => panic!("the actor cannot {command}: {answer}"),
         }
-    }
-}
-
-impl Drop for Actor {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -287,6 +341,37 @@ struct Sockets {
     listener: Option<TcpListener>,
     streams: Vec<TcpStream>,
     holder: Option<UnixStream>,
+    load: Option<Load>,
+}
+
+/// A thread that makes connections. It ends with the sender, and counts them.
+struct Load {
+    go_on: Sender<()>,
+    thread: JoinHandle<io::Result<usize>>,
+}
+
+impl Load {
+    fn on(listener: TcpListener) -> Result<Self> {
+        let address = listener.local_addr()?;
+        let (go_on, end) = mpsc::channel();
+        let thread = thread::Builder::new().name("load".into()).spawn(move || {
+            let mut count = 0;
+            while end.try_recv() != Err(TryRecvError::Disconnected) {
+                let _client = TcpStream::connect(address)?;
+                let _server = listener.accept()?;
+                count += 1;
+                thread::sleep(LOAD_INTERVAL);
+            }
+            Ok(count)
+        })?;
+        Ok(Self { go_on, thread })
+    }
+
+    fn stop(self) -> Result<usize> {
+        drop(self.go_on);
+        let count = self.thread.join().ok().context("the load panicked")?;
+        Ok(count?)
+    }
 }
 
 impl Sockets {
@@ -333,6 +418,16 @@ impl Sockets {
             ["send", bytes] => self.last()?.write_all(&vec![b'x'; bytes.parse()?])?,
             ["receive", bytes] => self.last()?.read_exact(&mut vec![0; bytes.parse()?])?,
             ["close"] => self.streams.clear(),
+            ["start-load"] => {
+                let listener = TcpListener::bind("127.0.0.1:0")?;
+                let port = listener.local_addr()?.port();
+                self.load = Some(Load::on(listener)?);
+                return Ok(port.to_string());
+            }
+            ["stop-load"] => {
+                let load = self.load.take().context("no load")?;
+                return Ok(load.stop()?.to_string());
+            }
             ["start-holder"] => {
                 let (ours, its) = UnixStream::pair()?;
                 self.holder = Some(ours);

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
@@ -23,19 +23,28 @@ fn aside<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// A network namespace with nothing but a loopback device, which is up.
+/// A network namespace.
 pub struct Netns {
     file: File,
     pub inode: u64,
 }
 
 impl Netns {
+    /// One with nothing but a loopback device, which is up.
     pub fn new() -> Self {
-        let file = aside(|| {
+        Self::held(aside(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace can be made");
             ip(&["link", "set", "lo", "up"]);
             File::open("/proc/thread-self/ns/net").expect("the namespace has a file")
-        });
+        }))
+    }
+
+    /// That of a process.
+    pub fn of(pid: u32) -> Self {
+        Self::held(File::open(format!("/proc/{pid}/ns/net")).expect("the process runs"))
+    }
+
+    fn held(file: File) -> Self {
         let inode = file.metadata().expect("the namespace has an inode").ino();
         Self { file, inode }
     }
@@ -52,6 +61,23 @@ impl Netns {
     /// Gives the loopback device another address.
     pub fn add_address(&self, address: &str) {
         self.enter(|| ip(&["addr", "add", address, "dev", "lo"]));
+    }
+
+    /// Joins two by a wire that ends with either. The addresses have a prefix length.
+    pub fn wire(&self, address: &str, other: &Self, its_address: &str) {
+        let its_file = format!("/proc/{}/fd/{}", process::id(), other.file.as_raw_fd());
+        self.enter(|| {
+            ip(&[
+                "link", "add", "eth0", "type", "veth", "peer", "name", "eth1",
+            ]);
+            ip(&["link", "set", "eth1", "netns", &its_file]);
+        });
+        for (netns, device, address) in [(self, "eth0", address), (other, "eth1", its_address)] {
+            netns.enter(|| {
+                ip(&["addr", "add", address, "dev", device]);
+                ip(&["link", "set", device, "up"]);
+            });
+        }
     }
 }
 
