@@ -257,7 +257,7 @@ fn a_killed_agent_takes_up_again_under_load() {
     let mut db = running(&mut node, "other", "db-0");
     for round in 0..3 {
         let name = format!("old-{round}");
-        let old = running(&mut node, "shop", &name);
+        let mut old = running(&mut node, "shop", &name);
         let agent = node.client();
         agent.wait_for_pods(3);
         cart.actor.start_load();
@@ -266,6 +266,9 @@ fn a_killed_agent_takes_up_again_under_load() {
         assert_selected(&node, &[&cart, &old]);
         let at = cart.actor.listen(LOCAL);
         let before = open_and_send(&mut cart.actor, at);
+        // Nobody sees it end.
+        let own = old.actor.listen(LOCAL);
+        open_and_send(&mut old.actor, own);
         drop(watch);
         node.agent.signal(Signal::SIGKILL);
         node.agent.end();

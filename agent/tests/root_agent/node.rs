@@ -258,6 +258,11 @@ impl Drop for Node {
             let _ = fs::remove_file(self.pins.join(map));
         }
         let _ = fs::remove_dir(&self.pins);
+        let left = cgroups_at(&format!("/{}", self.prefix));
+        assert!(
+            thread::panicking() || !left.iter().any(|l| l.exists()),
+            "some of {left:?} is left"
+        );
     }
 }
 
@@ -289,13 +294,17 @@ pub fn pod(namespace: &str, name: &str, uid: &str, containers: &[(&str, &str)]) 
     })
 }
 
-/// Removes an empty cgroup from each hierarchy: a runtime makes it in all of them.
+/// Where a cgroup is, or could be: a runtime makes it in every hierarchy.
+fn cgroups_at(path: &str) -> Vec<PathBuf> {
+    let mut mounts = mount_points("cgroup2");
+    mounts.extend(mount_points("cgroup"));
+    mounts.iter().map(|mount| mount.join(&path[1..])).collect()
+}
+
+/// Removes a cgroup if nothing is in it.
 pub fn remove_cgroup(path: &str) {
-    for mount in mount_points("cgroup2")
-        .iter()
-        .chain(&mount_points("cgroup"))
-    {
-        let _ = fs::remove_dir(mount.join(path.trim_start_matches('/')));
+    for cgroup in cgroups_at(path) {
+        let _ = fs::remove_dir(cgroup);
     }
 }
 
