@@ -177,6 +177,7 @@ pub fn identity(event: &v1::Event) -> &v1::Identity {
     connection.identity.as_ref().expect("it has an identity")
 }
 
+/// What happened.
 pub fn kinds(events: &[v1::Event]) -> Vec<EventType> {
     events.iter().map(v1::Event::r#type).collect()
 }

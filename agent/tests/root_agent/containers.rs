@@ -26,6 +26,9 @@ tests![
 
 const LOCAL: &str = "127.0.0.1:0";
 
+/// Bytes that are sent over a connection.
+const SENT: usize = 1000;
+
 /// A container with a network of its own, of a pod that has no other.
 fn made(node: &mut Node, namespace: &str, name: &str) -> Created {
     let (uid, id) = (fresh_uid(), fresh_id());
@@ -284,6 +287,7 @@ fn a_killed_agent_takes_up_again_under_load() {
     }
 }
 
+/// Opens a connection of a process with itself, over which bytes are sent.
 fn open_and_send(actor: &mut Actor, at: SocketAddr) -> (End, End) {
     let client = actor.connect(at);
     actor.send(SENT);
@@ -291,9 +295,6 @@ fn open_and_send(actor: &mut Actor, at: SocketAddr) -> (End, End) {
     actor.receive(SENT);
     (client, server)
 }
-
-/// Bytes that are sent over a connection.
-const SENT: usize = 1000;
 
 /// The next run knows what is open, and misses nothing of what follows.
 fn assert_taken_up(node: &Node, cart: &mut Container, db: &mut Container, open: [(End, End); 2]) {
@@ -305,6 +306,12 @@ fn assert_taken_up(node: &Node, cart: &mut Container, db: &mut Container, open: 
     take(&mut watch, &mut events, |events| events.len() > 20);
     cart.actor.close();
     cart.actor.stop_load();
+    // Of this one nothing was made before the stream was live.
+    let port = cart.actor.start_load();
+    take(&mut watch, &mut events, |events| {
+        to(events, port, EventType::Connect) > 20
+    });
+    let made = cart.actor.stop_load();
     db.actor.stop_load();
     let own = cart.actor.listen(LOCAL);
     let last = (cart.actor.connect(own), cart.actor.accept());
@@ -320,6 +327,9 @@ fn assert_taken_up(node: &Node, cart: &mut Container, db: &mut Container, open: 
     assert_whole(&events, &who, |event| {
         ends.iter().any(|end| is_of(event, end))
     });
+    for kind in [EventType::Connect, EventType::Accept] {
+        assert_eq!(to(&events, port, kind), made);
+    }
     watch.nothing();
     let sequences: Vec<u64> = events.iter().map(|event| event.sequence).collect();
     assert_eq!(sequences, Vec::from_iter(1..=agent.info().sequence));
@@ -336,11 +346,27 @@ fn take(watch: &mut Watch<'_>, events: &mut Vec<v1::Event>, enough: impl Fn(&[v1
     }
 }
 
+fn port(endpoint: Option<&v1::Endpoint>) -> Option<u32> {
+    endpoint.map(|endpoint| endpoint.port)
+}
+
 fn is_of(event: &v1::Event, end: &End) -> bool {
-    let port = |endpoint: &Option<v1::Endpoint>| endpoint.as_ref().map(|e| e.port);
     let connection = connection(event);
-    port(&connection.local) == Some(end.local.port().into())
-        && port(&connection.remote) == Some(end.remote.port().into())
+    port(connection.local.as_ref()) == Some(end.local.port().into())
+        && port(connection.remote.as_ref()) == Some(end.remote.port().into())
+}
+
+/// How many connections to a port have such an event.
+fn to(events: &[v1::Event], at: u16, kind: EventType) -> usize {
+    let is_to = |event: &&v1::Event| {
+        let connection = connection(event);
+        let server = match connection.role() {
+            v1::Role::Client => connection.remote.as_ref(),
+            _ => connection.local.as_ref(),
+        };
+        event.r#type() == kind && port(server) == Some(at.into())
+    };
+    events.iter().filter(is_to).count()
 }
 
 /// The events of each connection's end.

@@ -20,7 +20,7 @@ use crate::support::{ACTOR, Actor, Netns, wait_until};
 /// Where a container has this binary.
 const PROGRAM: &str = "/actor";
 
-/// Where the libraries are that this binary needs.
+/// Where the libraries are that this binary needs; not every architecture has all of these.
 const LIBRARIES: [&str; 3] = ["/usr", "/lib", "/lib64"];
 
 /// The network namespace of a container.
