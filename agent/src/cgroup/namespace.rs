@@ -1,6 +1,7 @@
 //! The mount namespace of a container.
 
 use std::fs::{self, File};
+use std::iter;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,9 @@ const KTHREADD: u32 = 2;
 
 /// The first process, of the host or of the container that a node is with kind.
 const INIT: u32 = 1;
+
+/// How far up to look for a process outside of a container: it may nest its own as it likes.
+const MAX_ANCESTORS: usize = 64;
 
 /// A mount namespace. As long as it is held, its inode is no other's.
 #[derive(Debug)]
@@ -22,14 +26,45 @@ fn link(proc: &Path, pid: u32) -> PathBuf {
     proc.join(pid.to_string()).join("ns/mnt")
 }
 
-/// Of the processes in a container, the namespace of the first that is in another than the host's. `proc`
-/// is where the host's processes are seen. A container's first process is in the host's for a moment.
-pub fn mount_namespace(proc: &Path, pids: &[u32], host: Option<u64>) -> Option<MountNamespace> {
+/// Of the processes in the container whose cgroup has this path, the namespace of the first that has arrived
+/// there. `proc` is where the host's processes are seen. A container's first process is in the host's or its
+/// runtime's for a moment, which may be another.
+pub fn mount_namespace(
+    proc: &Path,
+    path: &str,
+    pids: &[u32],
+    host: Option<u64>,
+) -> Option<MountNamespace> {
     pids.iter().find_map(|pid| {
         let file = File::open(link(proc, *pid)).ok()?;
         let inode = file.metadata().ok()?.ino();
-        (Some(inode) != host).then_some(MountNamespace { inode, _file: file })
+        // After the file: of a process that has ended since, this cannot be told.
+        let parent = parent(proc, *pid)?;
+        let has_arrived = Some(inode) != host && !is_shared_outside(proc, path, parent, inode);
+        has_arrived.then_some(MountNamespace { inode, _file: file })
     })
+}
+
+/// Whether the children of this process have their namespace from without the container: from the nearest ancestor
+/// there.
+fn is_shared_outside(proc: &Path, path: &str, parent_pid: u32, inode: u64) -> bool {
+    let is_inside = |pid: u32| {
+        let cgroups = fs::read_to_string(proc.join(pid.to_string()).join("cgroup"));
+        // Where the reader has a root of its own the path has another beginning, and the same end.
+        let name = path.rsplit('/').next().unwrap_or(path);
+        cgroups.is_ok_and(|cgroups| cgroups.contains(name))
+    };
+    iter::successors(Some(parent_pid), |pid| parent(proc, *pid))
+        .take(MAX_ANCESTORS)
+        .take_while(|pid| fs::metadata(link(proc, *pid)).is_ok_and(|m| m.ino() == inode))
+        .any(|pid| !is_inside(pid))
+}
+
+/// The process' parent, if the process is there; 0 if it has none that is seen.
+fn parent(proc: &Path, pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(proc.join(pid.to_string()).join("status")).ok()?;
+    let parent = status.lines().find_map(|l| l.strip_prefix("PPid:"))?;
+    parent.trim().parse().ok()
 }
 
 /// The inode of the host's mount namespace, if it may be known. Where kthreadd is not seen the host is itself
@@ -49,6 +84,10 @@ mod tests {
 
     use super::*;
 
+    /// The container's cgroup, as it is, and as one with a root of its own sees it.
+    const PATH: &str = "/kubepods/pod/0123";
+    const SEEN: &str = "/../../pod/0123";
+
     /// Processes and the files that stand for their mount namespaces, in place of /proc.
     struct Proc(TempDir);
 
@@ -62,12 +101,29 @@ mod tests {
             let ns = link(self.0.path(), pid);
             fs::create_dir_all(ns.parent().expect("it has a folder")).expect("a folder");
             fs::write(self.0.path().join(format!("{pid}/comm")), comm).expect("a name");
+            fs::write(self.0.path().join(format!("{pid}/status")), "PPid:\t0\n").expect("a status");
             fs::write(&ns, "").expect("a namespace");
             fs::metadata(&ns).expect("the namespace").ino()
         }
 
         fn first_of(&self, pids: &[u32], host: Option<u64>) -> Option<u64> {
-            mount_namespace(self.0.path(), pids, host).map(|found| found.inode)
+            mount_namespace(self.0.path(), PATH, pids, host).map(|found| found.inode)
+        }
+
+        /// Makes it another's child, in a cgroup, and in the same namespace if it has none of its own.
+        fn child(&self, pid: u32, parent: u32, cgroup: &str) {
+            let folder = self.0.path().join(pid.to_string());
+            let ns = link(self.0.path(), pid);
+            fs::create_dir_all(folder.join("ns")).expect("a folder");
+            if !ns.exists() {
+                fs::hard_link(link(self.0.path(), parent), ns).expect("the parent's namespace");
+            }
+            fs::write(
+                folder.join("status"),
+                format!("Name:\tx\nPPid:\t{parent}\n"),
+            )
+            .expect("a status");
+            fs::write(folder.join("cgroup"), format!("0::{cgroup}\n")).expect("a cgroup");
         }
     }
 
@@ -90,6 +146,35 @@ mod tests {
 
         assert_eq!(proc.first_of(&[99, 10], None), Some(inode));
         assert_eq!(proc.first_of(&[99], None), None);
+    }
+
+    #[test]
+    fn a_namespace_from_without_the_container_does_not_count() {
+        let proc = Proc::new();
+        let host = proc.process(1, "systemd\n");
+        proc.process(20, "runc\n");
+        proc.child(20, 1, "/system.slice/runtime.service");
+        proc.child(21, 20, SEEN);
+        proc.child(22, 21, SEEN);
+        assert_eq!(proc.first_of(&[21, 22], Some(host)), None);
+
+        // It has arrived, and runs others, one in a cgroup below.
+        let inode = proc.process(23, "x\n");
+        proc.child(23, 20, SEEN);
+        proc.child(24, 23, &format!("{SEEN}/nested"));
+        proc.child(25, 24, SEEN);
+        for pid in [23, 24, 25] {
+            assert_eq!(proc.first_of(&[pid], Some(host)), Some(inode));
+        }
+        assert_eq!(proc.first_of(&[21, 22, 25], Some(host)), Some(inode));
+    }
+
+    #[test]
+    fn a_process_that_ends_meanwhile_is_passed_over() {
+        let proc = Proc::new();
+        proc.process(10, "x\n");
+        fs::remove_file(proc.0.path().join("10/status")).expect("it had a status");
+        assert_eq!(proc.first_of(&[10], None), None);
     }
 
     #[test]

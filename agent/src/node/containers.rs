@@ -70,7 +70,7 @@ impl Containers {
                 continue;
             }
             let processes = self.hierarchy.processes(path);
-            match cgroup::mount_namespace(&self.proc, &processes, self.host) {
+            match cgroup::mount_namespace(&self.proc, path, &processes, self.host) {
                 Some(found) => {
                     index.set_mount_namespace(*key, found.inode);
                     self.held.insert(*key, found);

@@ -11,7 +11,7 @@ use tcptracer_proto::v1::{self, CloseReason, EventType, ProcessSource};
 use crate::client::{Watch, assert_end, identity, kinds, of};
 use crate::node::{Node, fresh_id, fresh_uid, pod};
 use crate::runc::{self, Container, Created, Network};
-use crate::support::{Actor, End, wait_until};
+use crate::support::{Actor, End, own_mounts, wait_until};
 use crate::tests;
 
 tests![
@@ -21,6 +21,7 @@ tests![
     containers_of_one_pod_are_told_apart,
     a_container_on_the_hosts_network_is_named,
     a_container_with_cgroups_of_its_own_is_named,
+    the_mounts_of_the_runtime_are_none_of_a_containers,
     a_killed_agent_takes_up_again_under_load,
 ];
 
@@ -251,6 +252,21 @@ fn a_container_with_cgroups_of_its_own_is_named() {
     let who = named("shop", "cart-0", "main", &cart);
     assert_visit(&node, &mut watch, ends, (&who, &who));
     assert_selected(&node, &[&cart]);
+}
+
+/// A runtime that is not in the host's mount namespace itself: what is to become the container's process is in
+/// the runtime's first, and in the container's cgroup already.
+fn the_mounts_of_the_runtime_are_none_of_a_containers() {
+    let mut node = Node::new();
+    let agent = node.client();
+    let _watch = agent.watch(of("shop"));
+    let mut carts = Vec::new();
+    for round in 0..10 {
+        let name = format!("cart-{round}");
+        let cart = own_mounts(|| made(&mut node, "shop", &name));
+        carts.push(cart.start("cart"));
+        assert_selected(&node, &Vec::from_iter(&carts));
+    }
 }
 
 /// Both in a pod that is selected and in one that is not, connections are made all the time.

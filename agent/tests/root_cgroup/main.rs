@@ -156,12 +156,12 @@ fn a_process_tells_its_mount_namespace_once_it_left_the_hosts() {
         Some(host_mounts),
         "the tests have to run in the host's mount namespace"
     );
-    assert!(cgroup::mount_namespace(proc, &pids, Some(host_mounts)).is_none());
+    let found = || cgroup::mount_namespace(proc, &container.path, &pids, Some(host_mounts));
+    assert!(found().is_none());
 
     let inode = actor.leave_mounts();
     assert_ne!(inode, host_mounts);
-    let found = cgroup::mount_namespace(proc, &pids, Some(host_mounts));
-    assert_eq!(found.map(|f| f.inode), Some(inode));
+    assert_eq!(found().map(|f| f.inode), Some(inode));
 }
 
 fn processes_below_a_container_are_the_containers() {
@@ -191,7 +191,7 @@ fn a_dead_container_has_no_processes() {
 
     // Reaped, so that its files in /proc are gone too.
     drop(actor);
-    assert!(cgroup::mount_namespace(Path::new(PROC), &[pid], None).is_none());
+    assert!(cgroup::mount_namespace(Path::new(PROC), &container.path, &[pid], None).is_none());
     tree.remove(&container);
     assert!(host().processes(&container.path).is_empty());
 }
