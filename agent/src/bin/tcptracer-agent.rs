@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 use tcptracer::check;
-use tcptracer::daemon::{Args, Command, run};
+use tcptracer::daemon::{Args, Command, probe, run};
 
 fn main() -> ExitCode {
     let args = Args::read();
     let result = match &args.command {
         Some(Command::Check(args)) => check::run(args),
+        Some(Command::Probe(args)) => probe(args),
         None => run(&args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|e| {

@@ -9,12 +9,16 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use rustix::system::uname;
 
+use super::probe::ProbeArgs;
 use crate::check;
 use crate::kube::{Kubelet, Source};
 use crate::node::FilterSet;
 use crate::server::{Address, Tls};
 
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Where health and metrics are served unless told otherwise.
+pub(super) const HTTP_LISTEN: &str = "0.0.0.0:9465";
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -156,7 +160,7 @@ pub struct Args {
         long,
         env = "TCPTRACER_HTTP_LISTEN",
         value_name = "ADDRESS",
-        default_value = "0.0.0.0:9465"
+        default_value = HTTP_LISTEN
     )]
     pub http_listen: SocketAddr,
 
@@ -278,6 +282,8 @@ pub struct Args {
 pub enum Command {
     /// Say what this node offers: exit code 0 if tracing is complete, 3 if degraded, 1 if impossible
     Check(check::Args),
+    /// Ask the agent that runs beside this one whether it is alive or ready; for probes by command
+    Probe(ProbeArgs),
 }
 
 impl Args {

@@ -7,7 +7,9 @@ then the streams, then the servers.
 */
 
 mod args;
+mod probe;
 mod run;
 
 pub use args::{Args, Command};
+pub use probe::probe;
 pub use run::run;

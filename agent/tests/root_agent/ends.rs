@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 
-use libbpf_rs::MapCore;
+use libbpf_rs::{MapCore, MapHandle};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tcptracer_proto::v1::EventType;
@@ -15,11 +15,13 @@ use crate::tests;
 
 tests![
     health_and_metrics_are_served,
+    a_probe_by_command_says_why_not,
     what_cannot_be_used_is_refused,
     a_source_of_pods_that_fails_is_told_and_heals,
     a_signal_ends_streams_and_leaves_nothing,
     after_a_crash_nothing_stale_is_selected,
     a_full_map_is_told,
+    a_hundred_thousand_connections_leave_nothing,
 ];
 
 const LOCAL: &str = "127.0.0.1:0";
@@ -57,6 +59,39 @@ fn health_and_metrics_are_served() {
         info.hooks
             .iter()
             .any(|h| h.name == "tp_btf/inet_sock_set_state" && h.attached)
+    );
+}
+
+fn a_probe_by_command_says_why_not() {
+    let mut node = Node::new();
+    let _pod = node.pod("shop", "cart-0", json!({}));
+    node.client().wait_for_pods(1);
+    let probe = |http: &str, what: &str| {
+        let output = command()
+            .args(["probe", what])
+            .env("TCPTRACER_HTTP_LISTEN", http)
+            .output()
+            .expect("the agent runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    for what in ["livez", "readyz"] {
+        assert_eq!(probe(&node.agent.http, what), (Some(0), String::new()));
+    }
+    node.agent.signal(Signal::SIGTERM);
+    node.agent.end();
+    let (code, said) = probe(&node.agent.http, "livez");
+    assert_eq!(code, Some(1));
+    assert!(said.contains("no agent answers at 127.0.0.1:"), "{said}");
+
+    fs::write(node.folder.path().join("pods.json"), "{").expect("half a file");
+    node.restart();
+    assert_eq!(probe(&node.agent.http, "livez").0, Some(0));
+    let (code, said) = probe(&node.agent.http, "readyz");
+    assert_eq!(code, Some(1));
+    assert!(
+        said.starts_with("tcptracer-agent: /readyz: the pods are not known: "),
+        "{said}"
     );
 }
 
@@ -191,4 +226,60 @@ fn a_full_map_is_told() {
         other => panic!("{other:?} instead of the loss"),
     }
     assert_eq!(node.keys("cgroupmap").len(), 1);
+}
+
+/// What is kept is counted, not weighed: the kernel's table of connections, the history, and what is known of containers.
+fn a_hundred_thousand_connections_leave_nothing() {
+    const ROUNDS: u64 = 100;
+    const VISITS: u64 = 1000;
+    let mut node = Node::with(&["--history", "1000"]);
+    let agent = node.client();
+    let mut cart = node.pod("shop", "cart-0", json!({}));
+    agent.wait_for_pods(1);
+    let mut watch = agent.watch(of("shop"));
+    let mut seen = 0;
+    for round in 1..=ROUNDS {
+        cart.actor.visit_itself(VISITS as usize);
+        // Each is opened and closed on both sides.
+        while seen < round * VISITS * 4 {
+            match watch.message() {
+                Some(Message::Events(batch)) => seen += batch.events.len() as u64,
+                other => panic!("{other:?} after {seen} events"),
+            }
+        }
+    }
+    assert_eq!(seen, ROUNDS * VISITS * 4);
+    assert_eq!(agent.info().sequence, seen);
+    assert_eq!(agent.info().lost, []);
+    assert_eq!(agent.connections(of("shop")), []);
+    // Those of everybody else on the host are there as well.
+    let left = connections_known_to_the_kernel(&node);
+    assert!(left < 1000, "{left} are left");
+    let metrics = node.get("/metrics");
+    for line in [
+        "tcptracer_history_events 1000",
+        "tcptracer_containers 1",
+        "tcptracer_pods 1",
+        "tcptracer_map_entries{map=\"cgroupmap\"} 1",
+    ] {
+        assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
+    }
+}
+
+/// Entries of the agent's table of connections.
+fn connections_known_to_the_kernel(node: &Node) -> usize {
+    let folder = format!("/proc/{}/fdinfo", node.agent.child.id());
+    let ids = fs::read_dir(folder)
+        .expect("the agent runs")
+        .filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok())
+        .filter_map(|info| {
+            let id = info.lines().find_map(|l| l.strip_prefix("map_id:"))?;
+            id.trim().parse().ok()
+        });
+    let mut maps = ids.filter_map(|id| MapHandle::from_map_id(id).ok());
+    let conns = maps.find(|map| map.name() == "conns");
+    conns
+        .expect("the agent has a table of connections")
+        .keys()
+        .count()
 }

@@ -199,6 +199,11 @@ impl Actor {
         self.tell("start-load").parse().expect("a port")
     }
 
+    /// Connects to itself so many times, one after the other, and closes both ends.
+    pub fn visit_itself(&mut self, times: usize) {
+        self.tell(&format!("visit-itself {times}"));
+    }
+
     /// Returns how many connections the load has made.
     pub fn stop_load(&mut self) -> usize {
         self.tell("stop-load").parse().expect("a number")
@@ -418,6 +423,13 @@ impl Sockets {
             ["send", bytes] => self.last()?.write_all(&vec![b'x'; bytes.parse()?])?,
             ["receive", bytes] => self.last()?.read_exact(&mut vec![0; bytes.parse()?])?,
             ["close"] => self.streams.clear(),
+            ["visit-itself", times] => {
+                let listener = TcpListener::bind("127.0.0.1:0")?;
+                let address = listener.local_addr()?;
+                for _ in 0..times.parse()? {
+                    drop((TcpStream::connect(address)?, listener.accept()?));
+                }
+            }
             ["start-load"] => {
                 let listener = TcpListener::bind("127.0.0.1:0")?;
                 let port = listener.local_addr()?.port();
