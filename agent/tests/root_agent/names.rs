@@ -226,10 +226,18 @@ fn pods_that_come_and_go_are_never_mistaken() {
     let agent = node.client();
     let at = server.actor.listen(LOCAL);
     let mut watch = agent.watch(of("shop"));
+    // A file shows what is there when it is read: a pod that nobody has read of has never been.
+    let pods_are = |count| {
+        wait_until("the pods are read", || {
+            agent.info().pods.is_some_and(|p| p.pods == count)
+        });
+    };
 
     for round in 0..20 {
         let name = format!("cart-{round}");
+        pods_are(1);
         let mut client = node.pod("shop", &name, json!({}));
+        pods_are(2);
         client.actor.connect(at);
         let id = client.id.clone();
         node.delete_pod(&name);
