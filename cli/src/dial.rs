@@ -224,9 +224,10 @@ async fn to_pod(
     let error = forward
         .take_error(port)
         .context("the tunnel has no errors")?;
+    let tunnel = Tunnel(Some(error.boxed().shared()));
     let mut stream = Some(stream);
-    let channel = over(move || std::future::ready(stream.take().ok_or_else(used_up))).await?;
-    Ok((channel, Tunnel(Some(error.boxed().shared()))))
+    let channel = over(move || std::future::ready(stream.take().ok_or_else(used_up)));
+    Ok((tunnel.guard(channel).await?, tunnel))
 }
 
 fn used_up() -> io::Error {

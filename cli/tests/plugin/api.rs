@@ -283,6 +283,8 @@ async fn tunnel(mut socket: WebSocket, port: u16, address: SocketAddr) {
         let _ = socket
             .send(message(1, b"nobody listens on the port\n"))
             .await;
+        // As a real one: the client hangs up, once it has read why.
+        while let Some(Ok(_)) = socket.recv().await {}
         return;
     };
     let (mut from_agent, mut to_agent) = stream.into_split();

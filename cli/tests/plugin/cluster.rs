@@ -207,7 +207,8 @@ async fn there_is_a_limit_on_tunnels() {
         plugin.said().await,
         "1 nodes are not asked, 1 are (--max-nodes)"
     );
-    one.watched().await.live(0).await;
+    let n1 = one.watched().await;
+    n1.live(0).await;
     let ended = plugin.interrupt().await;
     assert_eq!(
         (ended.code, ended.err),
