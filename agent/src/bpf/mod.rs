@@ -26,6 +26,6 @@ pub use config::{Config, Family, Filter};
 pub use connections::Connections;
 pub use driver::{Consumer, Message, NoRoom, Tracer};
 #[cfg(feature = "agent")]
-pub use pinned::{Outcome, PinnedSet, SetOf};
+pub use pinned::{Outcome, PinDir, PinnedSet, SetOf};
 pub use probe::{Facts, Impossible, Plan, Shortcoming, Trial};
 pub use programs::Program;

@@ -1,7 +1,7 @@
 //! Filter maps that we own: pinned, so that other tools can use them, and kept equal to what is wanted.
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::mem::size_of;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,66 @@ use libbpf_rs::libbpf_sys::bpf_map_create_opts;
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, MapType};
 
 use super::maps;
+
+/// The folder of our pins. Who has it locked is the only one to write there, and goes on with what is in it.
+#[derive(Debug)]
+pub struct PinDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl PinDir {
+    /// Makes the folder. Maps that an earlier run left there for other `sets` than these are removed.
+    pub fn open(path: &Path, sets: &[&str]) -> Result<Self> {
+        let shown = path.display();
+        make_folder(path)?;
+        let lock = File::open(path).with_context(|| format!("cannot open {shown}"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => anyhow::bail!(
+                "another agent uses {shown}: end it, or give this one a --pin-dir of its own"
+            ),
+            Err(TryLockError::Error(e)) => {
+                return Err(e).with_context(|| format!("cannot lock {shown}"));
+            }
+        }
+        for entry in fs::read_dir(path)?.flatten() {
+            let name = entry.file_name();
+            if !sets.iter().any(|set| name == *set) {
+                for of in [SetOf::Cgroups, SetOf::MountNamespaces] {
+                    let _ = fs::remove_file(entry.path().join(of.name()));
+                }
+                // What is not ours stays.
+                let _ = fs::remove_dir(entry.path());
+            }
+        }
+        Ok(Self {
+            path: path.into(),
+            _lock: lock,
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for PinDir {
+    fn drop(&mut self) {
+        // As long as somebody else has something there, it stays.
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+fn make_folder(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| {
+        format!(
+            "cannot make {}: is the bpf file system mounted? (mount -t bpf bpf /sys/fs/bpf)",
+            path.display()
+        )
+    })
+}
 
 /// What bcc looks up in a map; the key is 8 bytes in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +98,8 @@ impl SetOf {
     }
 }
 
-/// A pinned map as a set of numbers. It alone writes to the map, and its pin goes with it.
+/// A pinned map as a set of numbers. It alone writes to the map. Its pin goes with it; who still uses the map finds
+/// it empty.
 #[derive(Debug)]
 pub struct PinnedSet {
     of: SetOf,
@@ -57,16 +118,11 @@ pub struct Outcome {
 }
 
 impl PinnedSet {
-    /// Makes an empty set at `FOLDER/cgroupmap` or `FOLDER/mntnsmap`, making the folder as well. A map
-    /// that an earlier run left there is emptied and used on, if it is of this shape.
+    /// Makes an empty set at `FOLDER/cgroupmap` or `FOLDER/mntnsmap`, making the folder as well; it has to be a [`PinDir`]
+    /// or below one. A map that an earlier run left there is emptied and used on, if it is of this shape.
     pub fn open(folder: &Path, of: SetOf, capacity: u32) -> Result<Self> {
         let path = folder.join(of.name());
-        fs::create_dir_all(folder).with_context(|| {
-            format!(
-                "cannot make {}: is the bpf file system mounted? (mount -t bpf bpf /sys/fs/bpf)",
-                folder.display()
-            )
-        })?;
+        make_folder(folder)?;
         let left = path.exists().then(|| Self::adopt(&path, of, capacity));
         let map = match left {
             Some(Ok(map)) => map,
@@ -192,8 +248,9 @@ impl PinnedSet {
 
 impl Drop for PinnedSet {
     fn drop(&mut self) {
+        let _ = self.replace(&HashSet::new());
         let _ = fs::remove_file(&self.path);
-        // As long as somebody else has a map in the folder, it stays.
+        // As long as there is another map in the folder, it stays.
         let _ = self.path.parent().map(fs::remove_dir);
     }
 }

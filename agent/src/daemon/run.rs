@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::args::{Args, LogFormat};
-use crate::bpf::{self, Consumer, Filter, NoRoom, Plan, Tracer};
+use crate::bpf::{self, Consumer, Filter, NoRoom, PinDir, Plan, Tracer};
 use crate::cgroup::Hierarchy;
 use crate::filter::{Matcher, Scope, Whose};
 use crate::hub::Hub;
@@ -127,11 +127,17 @@ fn start_node(
     wanted: &Arc<Notify>,
 ) -> Result<(Tracer, mpsc::Receiver<bpf::Message>, Node)> {
     let hierarchy = Hierarchy::detect(&args.cgroupfs)?;
-    let maps = Pair::open(&args.pin_dir, "", args.max_containers)?;
+    let sets: Vec<_> = args
+        .filter_set
+        .iter()
+        .map(|set| set.name.as_str())
+        .collect();
+    let pins = PinDir::open(&args.pin_dir, &sets)?;
+    let maps = Pair::open(&pins, None, args.max_containers)?;
     let sets = args
         .filter_set
         .iter()
-        .map(|set| PinnedFilterSet::open(set.clone(), &args.pin_dir, args.max_containers))
+        .map(|set| PinnedFilterSet::open(set.clone(), &pins, args.max_containers))
         .collect::<Result<_>>()?;
     let (sender, messages) = mpsc::channel(TRACER_QUEUE);
     let consumer: Consumer = Box::new(move |message| match sender.try_send(message) {
@@ -159,8 +165,9 @@ fn start_node(
     let node = Node::new(node::Config {
         index,
         containers,
-        maps,
         sets,
+        maps,
+        pins,
         hub: Hub::new(args.history as usize, args.queue as usize),
         connections: tracer.connections().try_clone()?,
         programs: tracer.programs(),

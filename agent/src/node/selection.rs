@@ -1,14 +1,13 @@
 //! What the kernel should let pass: from what is wanted to the content of pinned filter maps.
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::str::FromStr;
 use std::time::Instant;
 
 use anyhow::Result;
 
 use super::MapUse;
-use crate::bpf::{Outcome, PinnedSet, SetOf};
+use crate::bpf::{Outcome, PinDir, PinnedSet, SetOf};
 use crate::filter::{Filter, LabelSelector, Matcher, Scope, Whose};
 use crate::identity::{Evidence, Index};
 
@@ -68,18 +67,20 @@ fn for_set(index: &Index, matcher: &Matcher) -> Wanted {
 /// A pair of pinned maps.
 #[derive(Debug)]
 pub struct Pair {
-    name: String,
+    /// The name of the set, if it is one's.
+    set: Option<String>,
     cgroups: PinnedSet,
     mounts: PinnedSet,
 }
 
 impl Pair {
-    /// Pins an empty pair in `folder`.
-    pub fn open(folder: &Path, name: &str, capacity: u32) -> Result<Self> {
+    /// Pins an empty pair; that of a set has a folder of its own.
+    pub fn open(pins: &PinDir, set: Option<&str>, capacity: u32) -> Result<Self> {
+        let folder = pins.path().join(set.unwrap_or_default());
         Ok(Self {
-            name: name.into(),
-            cgroups: PinnedSet::open(folder, SetOf::Cgroups, capacity)?,
-            mounts: PinnedSet::open(folder, SetOf::MountNamespaces, capacity)?,
+            set: set.map(Into::into),
+            cgroups: PinnedSet::open(&folder, SetOf::Cgroups, capacity)?,
+            mounts: PinnedSet::open(&folder, SetOf::MountNamespaces, capacity)?,
         })
     }
 
@@ -116,9 +117,9 @@ impl Pair {
         [("cgroupmap", &self.cgroups), ("mntnsmap", &self.mounts)]
             .into_iter()
             .map(|(map, set)| MapUse {
-                name: match self.name.as_str() {
-                    "" => map.into(),
-                    name => format!("{name}/{map}"),
+                name: match &self.set {
+                    None => map.into(),
+                    Some(set) => format!("{set}/{map}"),
                 },
                 entries: set.len(),
                 capacity: set.capacity() as usize,
@@ -172,15 +173,15 @@ pub struct PinnedFilterSet {
 }
 
 impl PinnedFilterSet {
-    /// Pins the set's maps below `folder`.
-    pub fn open(set: FilterSet, folder: &Path, capacity: u32) -> Result<Self> {
+    /// Pins the set's maps.
+    pub fn open(set: FilterSet, pins: &PinDir, capacity: u32) -> Result<Self> {
         let filter = Filter {
             whose: set.whose,
             ..Filter::default()
         };
         Ok(Self {
             matcher: Matcher::new(vec![filter], Vec::new()),
-            pair: Pair::open(&folder.join(&set.name), &set.name, capacity)?,
+            pair: Pair::open(pins, Some(&set.name), capacity)?,
         })
     }
 

@@ -13,7 +13,7 @@ use super::containers::Containers;
 use super::held::Held;
 use super::selection::{self, Pair, PinnedFilterSet};
 use super::{Command, Listing, ProgramRuns, Report, Since};
-use crate::bpf::{Connections, Message, Outcome, Program};
+use crate::bpf::{Connections, Message, Outcome, PinDir, Program};
 use crate::clock::{Clock, monotonic_now};
 use crate::event::{CgroupChange, Event, Losses, Nanos};
 use crate::filter::Matcher;
@@ -38,10 +38,12 @@ pub struct Config {
     pub index: Index,
     /// Who looks at the file systems.
     pub containers: Containers,
-    /// Selections for other tools. Before the maps, below whose folder theirs are.
+    /// Selections for other tools.
     pub sets: Vec<PinnedFilterSet>,
     /// The maps by which the kernel filters for subscribers.
     pub maps: Pair,
+    /// The folder of all these maps. After them: it is removed last.
+    pub pins: PinDir,
     /// Subscribers and history.
     pub hub: Hub,
     /// The connections in the kernel.
