@@ -1,5 +1,7 @@
 //! Kernel time and the time of day.
 
+use std::time::{Duration, Instant};
+
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -9,6 +11,12 @@ use crate::event::Nanos;
 pub fn monotonic_now() -> Nanos {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// A moment, as the standard library has it; `None` if that is before all it knows.
+pub fn instant(time: Nanos) -> Option<Instant> {
+    let ago = monotonic_now().saturating_sub(time);
+    Instant::now().checked_sub(Duration::from_nanos(ago))
 }
 
 /// Relates `CLOCK_MONOTONIC` to the time of day.

@@ -206,6 +206,15 @@ pub struct Event {
 }
 
 impl Event {
+    /// When the owner was in the cgroup and the namespaces that are told of it; `None` if long ago.
+    pub fn owned_since(&self) -> Option<Nanos> {
+        match self.source {
+            Source::Closer => Some(self.time),
+            Source::Snapshot | Source::Unknown => None,
+            _ => self.syn.or(self.accepted).or(self.established),
+        }
+    }
+
     /// From the SYN to the end of the handshake, on the client.
     pub fn handshake(&self) -> Option<Nanos> {
         Some(self.established?.saturating_sub(self.syn?))

@@ -7,8 +7,10 @@ Nothing here keeps state, but a [`MountNamespace`] keeps the namespace.
 
 mod namespace;
 mod path;
+mod processes;
 mod tree;
 
 pub use namespace::{MountNamespace, host_mount_namespace, mount_namespace};
 pub use path::{ContainerPath, parse};
+pub use processes::{processes_of, shows_our_pids};
 pub use tree::{Cgroup, Hierarchy, Mode};

@@ -126,7 +126,7 @@ fn is_uid(text: &str) -> bool {
 
 /// The id in the name of a container's cgroup: the name itself, or `<runtime>-<id>.scope`. What CRI-O runs
 /// beside a container, `crio-conmon-<id>.scope`, is none.
-fn container(name: &str) -> Option<&str> {
+pub(super) fn container(name: &str) -> Option<&str> {
     let id = match name.strip_suffix(".scope") {
         Some(scope) => {
             let (runtime, id) = scope.rsplit_once('-')?;

@@ -82,20 +82,21 @@ impl Hierarchy {
             .filter(|path| kind(path).is_ok_and(|k| k == CGROUP1))
             .collect();
         let unified = root.join("unified");
-        if kind(&unified).is_ok_and(|k| k == CGROUP2) {
-            return Ok(Self {
-                mode: Mode::Hybrid,
-                root: unified,
-                others: v1,
-            });
-        }
-        match v1.first() {
-            Some(first) => Ok(Self {
-                mode: Mode::V1,
-                root: first.clone(),
-                others: Vec::new(),
-            }),
-            None => bail!(
+        let hybrid = kind(&unified).is_ok_and(|k| k == CGROUP2).then(|| Self {
+            mode: Mode::Hybrid,
+            root: unified,
+            others: v1.clone(),
+        });
+        let v1 = v1.into_iter().next().map(|first| Self {
+            mode: Mode::V1,
+            root: first,
+            others: Vec::new(),
+        });
+        match (hybrid, v1) {
+            // Some runtimes make containers' cgroups for the controllers only.
+            (Some(hybrid), Some(v1)) if v1.has_containers() && !hybrid.has_containers() => Ok(v1),
+            (Some(found), _) | (None, Some(found)) => Ok(found),
+            (None, None) => bail!(
                 "no cgroups are mounted at {shown}: mount them (mount -t cgroup2 cgroup2 {shown}), or name \
                  the place with --cgroupfs"
             ),
@@ -127,6 +128,17 @@ impl Hierarchy {
     /// Whether the hierarchy is mounted from its very root, so that all of it can be seen.
     pub fn is_whole(&self) -> bool {
         fs::metadata(&self.root).is_ok_and(|m| m.ino() == ROOT)
+    }
+
+    /// Where a cgroup is below the mount, given its path from the kernel's root; `None` if it is not below it, or gone.
+    pub fn find<'a>(&self, id: u64, path: &'a str) -> Option<&'a str> {
+        let is_there = |below: &&str| {
+            let folder = self.root.join(&below[1..]);
+            fs::metadata(folder).is_ok_and(|m| m.ino() == id)
+        };
+        path.match_indices('/')
+            .map(|(at, _)| &path[at..])
+            .find(is_there)
     }
 
     /// Every cgroup. What goes away meanwhile is left out.
@@ -165,6 +177,11 @@ impl Hierarchy {
             }
         }
         Ok(found)
+    }
+
+    fn has_containers(&self) -> bool {
+        let found = self.scan().unwrap_or_default();
+        found.iter().any(|c| super::parse(&c.path).is_some())
     }
 
     /// A few of the processes in a cgroup or, if it has none itself, in one of those below.
@@ -266,6 +283,28 @@ mod tests {
         let expected = paths.map(|path| tree.cgroup(path));
 
         assert_eq!(tree.scan(), expected);
+    }
+
+    #[test]
+    fn a_cgroup_is_found_by_the_end_of_its_path() {
+        let tree = Tree::new();
+        let cgroup = tree.cgroup("/kubepods/a");
+        tree.cgroup("/a");
+        let hierarchy = tree.hierarchy();
+        for path in [
+            "/kubepods/a",
+            "/docker/0123/kubepods/a",
+            "/kubepods/kubepods/a",
+        ] {
+            assert_eq!(
+                hierarchy.find(cgroup.id, path),
+                Some("/kubepods/a"),
+                "{path}"
+            );
+        }
+        assert_eq!(hierarchy.find(cgroup.id, "/docker/0123/kubepods/b"), None);
+        assert_eq!(hierarchy.find(cgroup.id + 1, "/kubepods/a"), None);
+        assert_eq!(hierarchy.find(cgroup.id, ""), None);
     }
 
     #[test]

@@ -11,6 +11,9 @@ use crate::kube::Pod;
 /// How long containers, pods and cgroups stay known after they are gone: closes trail deletions.
 pub const LINGER: Duration = Duration::from_secs(60);
 
+/// The root of every hierarchy: where cgroups say nothing, all processes are in it.
+const ROOT: u64 = 1;
+
 /// Cgroups to remember that lie outside of what this node can see.
 const MAX_OUTSIDE: usize = 4096;
 
@@ -64,13 +67,14 @@ pub struct Index {
     by_id: HashMap<Arc<str>, ContainerKey>,
     /// Every cgroup that has been seen, and the container it belongs to, if any.
     cgroups: HashMap<u64, Option<ContainerKey>>,
-    by_mntns: HashMap<u64, ContainerKey>,
+    /// Containers by the inodes of their mount namespaces, which are used again: in the order in which they came.
+    by_mntns: HashMap<u64, Vec<ContainerKey>>,
     pods: HashMap<String, KnownPod>,
     /// The uid in the paths of a static pod, and the uid of its mirror pod.
     static_uids: HashMap<String, String>,
     /// Prefixes below which a pod of this node has been found.
     own_prefixes: HashSet<String>,
-    /// Cgroups of no container that were removed, oldest first.
+    /// Cgroups that were removed and are no container's own, oldest first.
     removed: VecDeque<(Instant, u64)>,
     /// Cgroups that no scan finds, oldest first.
     outside: VecDeque<u64>,
@@ -123,9 +127,13 @@ impl Index {
 
     /// A cgroup was made, or found by a scan.
     pub fn cgroup_made(&mut self, id: u64, path: &str, now: Instant) {
-        let container = cgroup::parse(path).map(|found| {
+        let container = cgroup::parse(path).and_then(|found| {
             let key = match self.by_id.get(found.container_id) {
-                Some(&key) => key,
+                Some(&key) => {
+                    // Whoever may make cgroups can put any id into a path: a container has one path only.
+                    let known = self.containers.get(&key)?;
+                    (known.path == found.path).then_some(key)?
+                }
                 None => self.add_container(&found, now),
             };
             if found.path == path
@@ -135,17 +143,23 @@ impl Index {
                 container.gone = None;
             }
             self.generation += 1;
-            key
+            Some(key)
         });
         self.cgroups.insert(id, container);
     }
 
     /// A cgroup was removed. It stays known for a while.
     pub fn cgroup_removed(&mut self, id: u64, now: Instant) {
-        match self.cgroups.get(&id) {
-            Some(Some(key)) => self.container_gone_with(*key, id, now),
-            Some(None) => self.removed.push_back((now, id)),
-            None => {}
+        let Some(container) = self.cgroups.get(&id) else {
+            return;
+        };
+        match container.and_then(|key| self.containers.get_mut(&key)) {
+            // Its own takes the container with it.
+            Some(container) if container.cgroup == Some(id) => {
+                container.gone = Some(now);
+                self.generation += 1;
+            }
+            _ => self.removed.push_back((now, id)),
         }
     }
 
@@ -194,18 +208,15 @@ impl Index {
     pub fn set_mount_namespace(&mut self, key: ContainerKey, inode: u64) {
         if let Some(container) = self.containers.get_mut(&key) {
             container.mntns = Some(inode);
-            self.by_mntns.insert(inode, key);
+            self.by_mntns.entry(inode).or_default().push(key);
             self.generation += 1;
         }
     }
 
     /// Containers that are there and whose mount namespace is not known.
-    pub fn without_mount_namespace(&self) -> Vec<(ContainerKey, String)> {
-        self.containers
-            .iter()
+    pub fn without_mount_namespace(&self) -> impl Iterator<Item = (ContainerKey, &Container)> {
+        self.containers()
             .filter(|(_, c)| c.mntns.is_none() && c.gone.is_none() && !self.is_foreign(c))
-            .map(|(key, c)| (*key, c.path.clone()))
-            .collect()
     }
 
     fn add_container(&mut self, found: &cgroup::ContainerPath<'_>, now: Instant) -> ContainerKey {
@@ -229,23 +240,6 @@ impl Index {
         );
         self.name(key);
         key
-    }
-
-    /// A container's own cgroup takes the container with it. Its mount namespace may be another's soon.
-    fn container_gone_with(&mut self, key: ContainerKey, cgroup: u64, now: Instant) {
-        let Some(container) = self.containers.get_mut(&key) else {
-            return;
-        };
-        if container.cgroup != Some(cgroup) {
-            return;
-        }
-        container.gone = Some(now);
-        if let Some(mntns) = container.mntns.take()
-            && self.by_mntns.get(&mntns) == Some(&key)
-        {
-            self.by_mntns.remove(&mntns);
-        }
-        self.generation += 1;
     }
 
     /// Nothing is to be learned from seeing the cgroup again.
@@ -310,6 +304,10 @@ impl Index {
         if !gone.is_empty() {
             self.containers.retain(|key, _| !gone.contains(key));
             self.by_id.retain(|_, key| !gone.contains(key));
+            self.by_mntns.retain(|_, keys| {
+                keys.retain(|key| !gone.contains(key));
+                !keys.is_empty()
+            });
             self.cgroups
                 .retain(|_, key| !key.is_some_and(|k| gone.contains(&k)));
             self.generation += 1;
@@ -346,8 +344,12 @@ impl Index {
         let Some(container) = self.containers.get(&key) else {
             return;
         };
+        // What is known of a container outlives it, and its pod.
+        if container.gone.is_some() && container.names.is_some() {
+            return;
+        }
         let names = self.pod(&container.pod_uid).map(|pod| Names {
-            container: container_of(pod, &container.id),
+            container: self.container_of(pod, &container.id),
             pod: Arc::clone(pod),
             container_id: Arc::clone(&container.id),
         });
@@ -355,7 +357,6 @@ impl Index {
             return;
         };
         match names {
-            // What is known of a pod outlives the pod with the container.
             None => {}
             Some(names) if container.names.as_deref() == Some(&names) => {}
             Some(names) => {
@@ -363,6 +364,24 @@ impl Index {
                 container.names = Some(Arc::new(names));
             }
         }
+    }
+
+    /// Which container of the pod has this id. The kubelet reports ids late: in a pod with one container that is not
+    /// running otherwise it can be no other, since the sandbox opens no connections.
+    fn container_of(&self, pod: &Pod, id: &str) -> Option<usize> {
+        let has_id = |c: &crate::kube::Container| {
+            c.id.as_deref() == Some(id) || c.previous_id.as_deref() == Some(id)
+        };
+        let is_running = |id: &str| {
+            let key = self.by_id.get(id);
+            key.and_then(|key| self.containers.get(key))
+                .is_some_and(|c| c.gone.is_none())
+        };
+        let guess = || match &pod.containers[..] {
+            [only] if !only.id.as_deref().is_some_and(is_running) => Some(0),
+            _ => None,
+        };
+        pod.containers.iter().position(has_id).or_else(guess)
     }
 
     // === attribution
@@ -374,22 +393,42 @@ impl Index {
             && !self.outside_ids.contains(&cgroup_id)
     }
 
-    /// Whose a process is, by its cgroup or else by its mount namespace, and which container that is.
-    pub fn attribute(&self, cgroup_id: u64, mntns: u64) -> (Option<ContainerKey>, Attribution) {
-        let known = self.cgroups.get(&cgroup_id);
-        if let Some(Some(key)) = known {
-            return (Some(*key), self.attribution(*key, Evidence::Cgroup));
-        }
-        if let Some(key) = self.by_mntns.get(&mntns) {
-            return (Some(*key), self.attribution(*key, Evidence::MountNamespace));
-        }
-        let who = match known {
-            Some(_) => Attribution::Host,
-            // Another node's, or its host's.
-            None if !self.sees_all && self.outside_ids.contains(&cgroup_id) => Attribution::Foreign,
-            None => Attribution::Unknown,
+    /// Whose a process is, and which container that is: by its cgroup or, if that is no container's, by its mount
+    /// namespace. `since` is when it was in both; long ago, if that is not known.
+    pub fn attribute(
+        &self,
+        cgroup_id: u64,
+        mntns: u64,
+        since: Option<Instant>,
+    ) -> (Option<ContainerKey>, Attribution) {
+        let (key, evidence) = match self.cgroups.get(&cgroup_id) {
+            Some(Some(key)) => (Some(*key), Evidence::Cgroup),
+            known if known.is_some() || cgroup_id == ROOT => (
+                self.in_mount_namespace(mntns, since),
+                Evidence::MountNamespace,
+            ),
+            _ => {
+                // Another node's, or its host's.
+                let is_foreign = !self.sees_all && self.outside_ids.contains(&cgroup_id);
+                return match is_foreign {
+                    true => (None, Attribution::Foreign),
+                    false => (None, Attribution::Unknown),
+                };
+            }
         };
-        (None, who)
+        match key {
+            Some(key) => (Some(key), self.attribution(key, evidence)),
+            None => (None, Attribution::Host),
+        }
+    }
+
+    /// The container that had the mount namespace then. An inode is used again only after its container has gone.
+    fn in_mount_namespace(&self, inode: u64, since: Option<Instant>) -> Option<ContainerKey> {
+        let had_it = |key: &ContainerKey| {
+            let gone = self.containers.get(key).map(|c| c.gone);
+            gone.is_some_and(|gone| gone.is_none() || since.is_none() || since <= gone)
+        };
+        self.by_mntns.get(&inode)?.iter().copied().find(had_it)
     }
 
     /// Whose the processes in a container are.
@@ -413,7 +452,17 @@ impl Index {
 
     /// Whether the container's pod may still turn up: it is not named, not another node's, and young.
     pub fn may_be_named(&self, container: &Container, now: Instant) -> bool {
-        container.names.is_none() && !self.is_foreign(container) && now - container.seen < LINGER
+        container.names.is_none() && self.may_be_news(container, now)
+    }
+
+    /// Whether the source of pods may know more: of the pod, or which of its containers it is.
+    pub fn lacks_names(&self, container: &Container, now: Instant) -> bool {
+        let is_named = container.names().is_some_and(|n| n.container.is_some());
+        !is_named && self.may_be_news(container, now)
+    }
+
+    fn may_be_news(&self, container: &Container, now: Instant) -> bool {
+        !self.is_foreign(container) && now - container.seen < LINGER
     }
 }
 
@@ -424,26 +473,12 @@ impl Container {
     }
 }
 
-/// Which container of the pod has this id. The kubelet reports ids late: in a pod with one
-/// container it can be no other, since the sandbox opens no connections.
-fn container_of(pod: &Pod, id: &str) -> Option<usize> {
-    let has_id = |c: &crate::kube::Container| {
-        c.id.as_deref() == Some(id) || c.previous_id.as_deref() == Some(id)
-    };
-    pod.containers
-        .iter()
-        .position(has_id)
-        .or((pod.containers.len() == 1).then_some(0))
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
     use crate::kube::{Container as Spec, ContainerKind};
-
-    const ROOT: u64 = 1;
 
     fn uid(n: u32) -> String {
         format!("{n:08x}-0000-4000-8000-000000000000")
@@ -488,7 +523,7 @@ mod tests {
 
     /// Pod and container, if it is named.
     fn named(index: &Index, cgroup: u64) -> Option<(String, Option<usize>)> {
-        let (_, who) = index.attribute(cgroup, 0);
+        let (_, who) = index.attribute(cgroup, 0, None);
         who.names().map(|n| (n.pod.name.clone(), n.container))
     }
 
@@ -502,7 +537,7 @@ mod tests {
             }
             index.cgroup_made(10, &path("", 1, 7), now);
             if !pod_first {
-                let (_, who) = index.attribute(10, 0);
+                let (_, who) = index.attribute(10, 0, None);
                 assert_eq!(who, Attribution::Pending(id(7).into(), Evidence::Cgroup));
                 index.pod_applied(pod(1, &[Some(7)]));
             }
@@ -518,9 +553,30 @@ mod tests {
         index.cgroup_made(10, &path("", 1, 8), now);
         index.cgroup_made(11, &format!("{}/init.scope", path("", 1, 8)), now);
         assert_eq!(named(&index, 11), Some(("pod-1".into(), Some(1))));
-        // It goes; the container stays.
+        // It goes, and is forgotten; the container stays.
         index.cgroup_removed(11, now);
+        assert_eq!(named(&index, 11), Some(("pod-1".into(), Some(1))));
+        index.forget(now + LINGER);
+        assert_eq!(named(&index, 11), None);
         assert_eq!(named(&index, 10), Some(("pod-1".into(), Some(1))));
+        assert_eq!(index.sizes().cgroups, 2);
+    }
+
+    #[test]
+    fn a_path_with_anothers_id_is_no_container() {
+        let now = Instant::now();
+        let mut index = index(now);
+        index.pod_applied(pod(1, &[Some(7)]));
+        index.cgroup_made(10, &path("", 1, 7), now);
+        index.cgroup_made(66, &path("/user.slice/mallory", 1, 7), now);
+        assert_eq!(named(&index, 10), Some(("pod-1".into(), Some(0))));
+        assert_eq!(index.attribute(66, 0, None).1, Attribution::Host);
+        index.cgroup_removed(66, now);
+        let cgroups: Vec<_> = index
+            .containers()
+            .map(|(_, c)| (c.cgroup, c.gone))
+            .collect();
+        assert_eq!(cgroups, [(Some(10), None)]);
     }
 
     #[test]
@@ -532,9 +588,24 @@ mod tests {
         assert_eq!(named(&index, 10), Some(("pod-1".into(), None)));
         index.pod_applied(pod(1, &[None, Some(7)]));
         assert_eq!(named(&index, 10), Some(("pod-1".into(), Some(1))));
-        // The only one can be no other.
+        // The only one can be no other,
         index.cgroup_made(20, &path("", 2, 9), now);
         index.pod_applied(pod(2, &[None]));
+        assert_eq!(named(&index, 20), Some(("pod-2".into(), Some(0))));
+        // unless it is known to run: one that was added for debugging is reported later.
+        index.pod_applied(pod(2, &[Some(9)]));
+        index.cgroup_made(21, &path("", 2, 10), now);
+        assert_eq!(named(&index, 21), Some(("pod-2".into(), None)));
+        let lacks = |index: &Index, cgroup| {
+            let mut all = index.containers();
+            all.any(|(_, c)| c.cgroup == Some(cgroup) && index.lacks_names(c, now))
+        };
+        assert!(lacks(&index, 21) && !lacks(&index, 20));
+        // One that is started again is the same one, and so is what it was before.
+        index.cgroup_removed(20, now);
+        index.cgroup_made(22, &path("", 2, 11), now);
+        assert_eq!(named(&index, 22), Some(("pod-2".into(), Some(0))));
+        index.pod_applied(pod(2, &[Some(11)]));
         assert_eq!(named(&index, 20), Some(("pod-2".into(), Some(0))));
     }
 
@@ -544,23 +615,58 @@ mod tests {
         let mut index = index(now);
         index.pod_applied(pod(1, &[Some(7)]));
         index.cgroup_made(10, &path("", 1, 7), now);
-        let (key, _) = index.attribute(10, 0);
+        let (key, _) = index.attribute(10, 0, None);
         index.set_mount_namespace(key.expect("a container"), 4000);
         let by = |who: Attribution| match who {
             Attribution::Resolved(_, evidence) => Some(evidence),
             _ => None,
         };
-        assert_eq!(by(index.attribute(10, 4000).1), Some(Evidence::Cgroup));
         assert_eq!(
-            by(index.attribute(ROOT, 4000).1),
+            by(index.attribute(10, 4000, None).1),
+            Some(Evidence::Cgroup)
+        );
+        assert_eq!(
+            by(index.attribute(ROOT, 4000, None).1),
             Some(Evidence::MountNamespace)
         );
-        assert_eq!(index.attribute(ROOT, 4001).1, Attribution::Host);
-        assert_eq!(index.attribute(99, 4001).1, Attribution::Unknown);
-        // The inode may be another's from now on.
-        index.cgroup_removed(10, now);
-        assert_eq!(index.attribute(ROOT, 4000).1, Attribution::Host);
-        assert_eq!(by(index.attribute(10, 4000).1), Some(Evidence::Cgroup));
+        assert_eq!(index.attribute(ROOT, 4001, None).1, Attribution::Host);
+        assert_eq!(index.attribute(99, 4001, None).1, Attribution::Unknown);
+        assert_eq!(index.attribute(ROOT, 4001, None).1, Attribution::Host);
+        // What cannot be told by its cgroup, although it could be, is not guessed.
+        assert_eq!(index.attribute(99, 4000, None).1, Attribution::Unknown);
+    }
+
+    #[test]
+    fn a_mount_namespaces_inode_is_whose_it_was_then() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut index = index(start);
+        for (n, cgroup) in [(1, 10), (2, 20)] {
+            index.pod_applied(pod(n, &[Some(n)]));
+            index.cgroup_made(cgroup, &path("", n, n), at(0));
+        }
+        let whose = |index: &Index, since| {
+            let (_, who) = index.attribute(ROOT, 4000, Some(at(since)));
+            who.names().map(|n| n.pod.name.clone())
+        };
+        let key = |index: &Index, cgroup| index.attribute(cgroup, 0, None).0.expect("a container");
+
+        index.set_mount_namespace(key(&index, 10), 4000);
+        index.cgroup_removed(10, at(5));
+        // Closes trail.
+        assert_eq!(whose(&index, 4), Some("pod-1".into()));
+        // The inode may be another's by now: the host's,
+        assert_eq!(whose(&index, 6), None);
+        // or the next container's.
+        index.set_mount_namespace(key(&index, 20), 4000);
+        assert_eq!(whose(&index, 4), Some("pod-1".into()));
+        assert_eq!(whose(&index, 6), Some("pod-2".into()));
+        index.forget(at(5) + LINGER);
+        assert_eq!(whose(&index, 6), Some("pod-2".into()));
+        index.cgroup_removed(20, at(70));
+        index.forget(at(70) + LINGER);
+        assert_eq!(whose(&index, 6), None);
+        assert!(index.by_mntns.is_empty());
     }
 
     #[test]
@@ -602,7 +708,7 @@ mod tests {
         index.cgroup_made(20, &path("", 2, 8), now);
         let uid_of = |cgroup| {
             index
-                .attribute(cgroup, 0)
+                .attribute(cgroup, 0, None)
                 .1
                 .names()
                 .map(|n| n.pod.uid.clone())
@@ -616,10 +722,13 @@ mod tests {
         let now = Instant::now();
         let mut index = index(now);
         index.cgroup_made(10, &path("/tbn2", 2, 8), now);
-        assert!(matches!(index.attribute(10, 0).1, Attribution::Pending(..)));
+        assert!(matches!(
+            index.attribute(10, 0, None).1,
+            Attribution::Pending(..)
+        ));
         index.pod_applied(pod(1, &[Some(7)]));
         index.cgroup_made(20, &path("", 1, 7), now);
-        assert_eq!(index.attribute(10, 0).1, Attribution::Foreign);
+        assert_eq!(index.attribute(10, 0, None).1, Attribution::Foreign);
         assert_eq!(index.sizes().containers, 1);
         let foreign = index.containers().find(|(_, c)| c.cgroup == Some(10));
         assert!(foreign.is_some_and(|(_, c)| !index.may_be_named(c, now)));
@@ -662,6 +771,6 @@ mod tests {
         }
         assert_eq!(index.sizes().outside, MAX_OUTSIDE);
         assert!(index.should_scan(2) && !index.should_scan(9_999));
-        assert_eq!(index.attribute(9_999, 0).1, Attribution::Foreign);
+        assert_eq!(index.attribute(9_999, 0, None).1, Attribution::Foreign);
     }
 }

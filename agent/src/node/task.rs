@@ -14,7 +14,7 @@ use super::held::Held;
 use super::selection::{self, Pair, PinnedFilterSet};
 use super::{Command, Listing, ProgramRuns, Report, Since};
 use crate::bpf::{Connections, Message, Outcome, PinDir, Program};
-use crate::clock::{Clock, monotonic_now};
+use crate::clock::{self, Clock, monotonic_now};
 use crate::event::{CgroupChange, Event, Losses, Nanos};
 use crate::filter::Matcher;
 use crate::hub::{Hub, Loss, LossSource, Past, Published, Status};
@@ -162,7 +162,10 @@ impl Node {
             Message::Events(events) => self.events(events, now),
             Message::Lost(total) => self.lost(total),
             Message::Cgroup(CgroupChange::Made { id, path }) => {
-                self.with.index.cgroup_made(id, &path, now);
+                match self.with.containers.seen_at(id, &path) {
+                    Some(path) => self.with.index.cgroup_made(id, path, now),
+                    None => self.with.index.is_outside(id),
+                }
                 self.want_pods(now);
             }
             Message::Cgroup(CgroupChange::Removed { id }) => {
@@ -251,10 +254,7 @@ impl Node {
     }
 
     fn attribute(&self, event: &Event) -> (Option<ContainerKey>, Attribution) {
-        let owner = &event.owner;
-        self.with
-            .index
-            .attribute(owner.cgroup_id, owner.mntns.into())
+        attribute(&self.with.index, event)
     }
 
     /// Whether more may be known of the event's owner soon.
@@ -317,7 +317,7 @@ impl Node {
     /// Asks for the pods if there are containers whose pod is not known.
     fn want_pods(&self, now: Instant) {
         let index = &self.with.index;
-        if index.containers().any(|(_, c)| index.may_be_named(c, now)) {
+        if index.containers().any(|(_, c)| index.lacks_names(c, now)) {
             self.with.wanted.notify_one();
         }
     }
@@ -354,9 +354,8 @@ impl Node {
         }
         let index = &self.with.index;
         let is_named = |event: &Event| {
-            let owner = &event.owner;
             !matches!(
-                index.attribute(owner.cgroup_id, owner.mntns.into()).1,
+                attribute(index, event).1,
                 Attribution::Pending(..) | Attribution::Unknown
             )
         };
@@ -446,6 +445,13 @@ impl Node {
                 .collect(),
         }
     }
+}
+
+/// Whose the event is.
+fn attribute(index: &Index, event: &Event) -> (Option<ContainerKey>, Attribution) {
+    let owner = &event.owner;
+    let since = event.owned_since().and_then(clock::instant);
+    index.attribute(owner.cgroup_id, owner.mntns.into(), since)
 }
 
 /// The tracer's losses by place, in an order of their own.

@@ -17,6 +17,7 @@ mod support;
 mod containers;
 mod ends;
 mod names;
+mod places;
 mod streams;
 
 use std::env;
@@ -38,6 +39,7 @@ use tests;
 const MODULES: &[(&str, &[Test])] = &[
     ("names", names::TESTS),
     ("containers", containers::TESTS),
+    ("places", places::TESTS),
     ("streams", streams::TESTS),
     ("ends", ends::TESTS),
 ];

@@ -100,7 +100,8 @@ pub struct Node {
     pub agent: Agent,
     pub netns: Netns,
     pods: Vec<Value>,
-    options: Vec<String>,
+    launcher: Vec<String>,
+    pub options: Vec<String>,
     prefix: String,
     mount: PathBuf,
     pub folder: TempDir,
@@ -114,6 +115,11 @@ impl Node {
 
     /// With more options for the agent.
     pub fn with(options: &[&str]) -> Self {
+        Self::launched(&[], |_| options.iter().map(ToString::to_string).collect())
+    }
+
+    /// With an agent that is run by another command, and options that depend on where the node's cgroups are.
+    pub fn launched(launcher: &[&str], options: impl FnOnce(&Path) -> Vec<String>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "tcptracer-test-{}-{}",
@@ -126,13 +132,15 @@ impl Node {
         }
         let folder = TempDir::new().expect("a folder for the test");
         let pins = Path::new("/sys/fs/bpf").join(&name);
-        let options: Vec<String> = options.iter().map(ToString::to_string).collect();
+        let launcher: Vec<String> = launcher.iter().map(ToString::to_string).collect();
+        let options = options(&mount.join(&name));
         write_pods(folder.path(), &[]);
-        let agent = start(folder.path(), &pins, &options);
+        let agent = start(&launcher, folder.path(), &pins, &options);
         Self {
             agent,
             netns: Netns::new(),
             pods: Vec::new(),
+            launcher,
             options,
             prefix: name,
             mount,
@@ -217,7 +225,12 @@ impl Node {
 
     /// Starts the agent anew.
     pub fn restart(&mut self) {
-        self.agent = start(self.folder.path(), &self.pins, &self.options);
+        self.agent = start(
+            &self.launcher,
+            self.folder.path(),
+            &self.pins,
+            &self.options,
+        );
     }
 
     /// The keys of a pinned map.
@@ -321,8 +334,16 @@ pub fn command() -> Command {
 }
 
 /// Returns once it traces.
-fn start(folder: &Path, pins: &Path, options: &[String]) -> Agent {
-    let mut child = command()
+fn start(launcher: &[String], folder: &Path, pins: &Path, options: &[String]) -> Agent {
+    let mut command = match launcher {
+        [] => command(),
+        [program, arguments @ ..] => {
+            let mut launched = Command::new(program);
+            launched.args(arguments).arg(command().get_program());
+            launched
+        }
+    };
+    let mut child = command
         .args(["--node-name", "node-1", "--http-listen", "127.0.0.1:0"])
         .arg("--pods")
         .arg(format!("file:{}", folder.join("pods.json").display()))

@@ -1,0 +1,98 @@
+//! Which processes are in which container, as `/proc` tells.
+//!
+//! A cgroup's own list has the ids of the reader's pid namespace, and none of the processes that are not in it.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::Path;
+use std::process;
+
+use super::path::container;
+
+/// Processes of a container to look at.
+const MAX_PROCESSES: usize = 8;
+
+/// Whether `proc` shows processes by the ids that they have for us.
+pub fn shows_our_pids(proc: &Path) -> bool {
+    fs::read_link(proc.join("self"))
+        .is_ok_and(|own| own.as_os_str() == process::id().to_string().as_str())
+}
+
+/// A few processes of each container, by the container's id. Every process is looked at.
+pub fn processes_of<'a>(proc: &Path, ids: &HashSet<&'a str>) -> HashMap<&'a str, Vec<u32>> {
+    let mut found: HashMap<&str, Vec<u32>> = HashMap::new();
+    for entry in fs::read_dir(proc).into_iter().flatten().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let cgroups = fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+        if let Some(id) = container_in(&cgroups, ids) {
+            let pids = found.entry(id).or_default();
+            if pids.len() < MAX_PROCESSES {
+                pids.push(pid);
+            }
+        }
+    }
+    found
+}
+
+/// The outermost of the containers whose ids are in a path. Where the reader has a root of its own, the
+/// path has another beginning, and the same end.
+fn container_in<'a>(cgroups: &str, ids: &HashSet<&'a str>) -> Option<&'a str> {
+    cgroups
+        .split(['/', '\n'])
+        .find_map(|name| ids.get(container(name)?).copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn processes_are_found_by_the_container_in_their_cgroup() {
+        let (a, b, c) = ("a".repeat(64), "b".repeat(64), "c".repeat(64));
+        let proc = TempDir::new().expect("a folder for the test");
+        let process = |pid: &str, cgroup: &str| {
+            let folder = proc.path().join(pid);
+            fs::create_dir(&folder).expect("a folder");
+            fs::write(folder.join("cgroup"), cgroup).expect("a file");
+        };
+        process("1", "0::/init.scope\n");
+        process(
+            "20",
+            &format!("4:memory:/kubepods/podx/{a}\n0::/kubepods/podx/{a}\n"),
+        );
+        process(
+            "21",
+            &format!("0::/../../podx/cri-containerd-{a}.scope/nested\n"),
+        );
+        process("30", &format!("4:memory:/kubepods/podx/{b}\n0::/\n"));
+        process("40", &format!("0::/kubepods/podx/{c}\n"));
+        process("41", &format!("0::/kubepods/podx/{b}/kubepods/pody/{a}\n"));
+        process("self", &format!("0::/kubepods/podx/{a}\n"));
+        fs::create_dir(proc.path().join("50")).expect("a folder of a process that has ended");
+
+        let mut found = processes_of(proc.path(), &HashSet::from([a.as_str(), b.as_str()]));
+        found.values_mut().for_each(|pids| pids.sort_unstable());
+        let expected = [(a.as_str(), vec![20, 21]), (b.as_str(), vec![30, 41])];
+        assert_eq!(found, expected.into());
+    }
+
+    #[test]
+    fn another_pid_namespace_is_noticed() {
+        assert!(shows_our_pids(Path::new("/proc")));
+        let proc = TempDir::new().expect("a folder for the test");
+        assert!(!shows_our_pids(proc.path()));
+        let other = (process::id() + 1).to_string();
+        symlink(other, proc.path().join("self")).expect("a link");
+        assert!(!shows_our_pids(proc.path()));
+    }
+}
