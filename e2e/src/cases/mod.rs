@@ -1,0 +1,157 @@
+//! What is tested.
+
+mod changes;
+mod failures;
+mod install;
+mod rows;
+mod users;
+
+use serde_json::Value;
+
+use crate::plugin::text;
+
+/// A test.
+pub struct Case {
+    pub name: &'static str,
+    pub body: fn(),
+    /// It stops and starts parts of the cluster.
+    pub control: bool,
+}
+
+/// Tests that leave the release alone come first; the last one takes it away.
+pub const ALL: &[Case] = &[
+    case(
+        "rows::a_namespace_shows_both_ends_and_nothing_else",
+        rows::both_ends,
+    ),
+    case("rows::a_table_for_people", rows::table),
+    case("rows::selections", rows::selections),
+    case(
+        "rows::jobs_init_containers_and_host_networks",
+        rows::kinds_of_pods,
+    ),
+    case("rows::the_past_and_the_present", rows::past_and_present),
+    case("rows::status", rows::status),
+    case(
+        "changes::a_new_pod_is_followed_from_its_first_connection",
+        changes::new_pod,
+    ),
+    case("changes::a_relabelled_pod_leaves", changes::relabelled),
+    case(
+        "changes::the_last_close_of_a_deleted_pod_is_named",
+        changes::deleted,
+    ),
+    case(
+        "users::the_role_of_the_chart_is_enough_and_needed",
+        users::roles,
+    ),
+    case(
+        "users::nothing_listens_on_the_network_of_pods",
+        users::network,
+    ),
+    case(
+        "users::agents_run_with_three_capabilities",
+        users::privileges,
+    ),
+    case("failures::an_agent_that_is_deleted", failures::agent),
+    controlled(
+        "failures::an_api_server_that_stops_and_starts",
+        failures::api_server,
+    ),
+    controlled("failures::a_kubelet_that_is_restarted", failures::kubelet),
+    case("install::every_rule_of_the_agent_is_needed", install::rules),
+    controlled(
+        "install::pods_from_the_kubelet_have_the_same_names",
+        install::kubelet_mode,
+    ),
+    controlled(
+        "install::upgrade_rollback_and_uninstall_leave_nothing",
+        install::leaves_nothing,
+    ),
+];
+
+const fn case(name: &'static str, body: fn()) -> Case {
+    let control = false;
+    Case {
+        name,
+        body,
+        control,
+    }
+}
+
+const fn controlled(name: &'static str, body: fn()) -> Case {
+    let control = true;
+    Case {
+        name,
+        body,
+        control,
+    }
+}
+
+/// An event as `TYPE NODE NAMESPACE/POD/CONTAINER COMM`.
+fn line(event: &Value) -> String {
+    let field = |name| text(event, name);
+    format!(
+        "{} {} {}/{}/{} {}",
+        field("type"),
+        field("node"),
+        field("namespace"),
+        field("pod"),
+        field("container"),
+        field("comm"),
+    )
+}
+
+/// The events of one connection: of one end, if that is all that is selected.
+struct End<'a> {
+    node: &'a str,
+    /// `NAMESPACE/POD/CONTAINER`.
+    who: &'a str,
+    comm: &'a str,
+    opens: &'static str,
+}
+
+fn client<'a>(node: &'a str, who: &'a str) -> End<'a> {
+    End {
+        node,
+        who,
+        comm: "wget",
+        opens: "connect",
+    }
+}
+
+fn server<'a>(node: &'a str, who: &'a str) -> End<'a> {
+    End {
+        node,
+        who,
+        comm: "httpd",
+        opens: "accept",
+    }
+}
+
+/// The events are those of these ends, and each end's are of one connection. Which end closes first is not defined.
+#[track_caller]
+fn assert_ends(events: &[Value], ends: &[End<'_>]) {
+    let mut lines: Vec<String> = events.iter().map(line).collect();
+    lines.sort();
+    let mut expected: Vec<String> = Vec::new();
+    for End {
+        node,
+        who,
+        comm,
+        opens,
+    } in ends
+    {
+        for kind in [*opens, "close"] {
+            expected.push(format!("{kind} {node} {who} {comm}"));
+        }
+    }
+    expected.sort();
+    assert_eq!(lines, expected);
+    for opened in events.iter().filter(|e| text(e, "type") != "close") {
+        let same = events
+            .iter()
+            .filter(|e| e["id"] == opened["id"] && e["node"] == opened["node"]);
+        assert_eq!(same.count(), 2, "{opened}");
+    }
+}

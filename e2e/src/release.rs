@@ -1,0 +1,114 @@
+//! The Helm release under test.
+
+use std::env;
+use std::path::Path;
+use std::process::Command;
+
+use crate::cluster::{apply, get, kubectl, said, try_kubectl, wait_until};
+
+/// Where the release is.
+pub const NAMESPACE: &str = "tcptracer";
+const NAME: &str = "tcptracer";
+
+/// An installed release. It is gone with the value, whatever tests have made of it.
+pub struct Release(());
+
+/// What every installation here has beside the chart's defaults.
+fn settings() -> Vec<String> {
+    let mut settings = Vec::new();
+    if let Ok(image) = env::var("E2E_IMAGE") {
+        let (repository, tag) = image.rsplit_once(':').expect("REPOSITORY:TAG");
+        settings.push("image.registry=".into());
+        settings.push(format!("image.repository={repository}"));
+        settings.push(format!("image.tag={tag}"));
+    }
+    settings
+}
+
+/// Helm on the release; `what` is `install` or `upgrade`.
+pub fn helm(what: &str, more: &[&str]) {
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/tcptracer");
+    let mut helm = Command::new("helm");
+    helm.args([what, NAME]).arg(chart).args(["-n", NAMESPACE]);
+    helm.args(["--wait", "--timeout", "90s"]);
+    for setting in settings()
+        .iter()
+        .map(String::as_str)
+        .chain(more.iter().copied())
+    {
+        helm.args(["--set", setting]);
+    }
+    said(&mut helm);
+}
+
+impl Release {
+    /// With the chart's defaults, as its notes say.
+    pub fn install() -> Self {
+        apply(&serde_json::json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {
+                "name": NAMESPACE,
+                "labels": { "pod-security.kubernetes.io/enforce": "privileged" },
+            },
+        }));
+        let release = Self(());
+        helm("install", &[]);
+        release
+    }
+}
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        let _ = Command::new("helm")
+            .args([
+                "uninstall",
+                NAME,
+                "-n",
+                NAMESPACE,
+                "--wait",
+                "--ignore-not-found",
+            ])
+            .output();
+        let _ = try_kubectl(&["delete", "namespace", NAMESPACE, "--timeout=60s"]);
+    }
+}
+
+/// Takes it back to an earlier revision, or away.
+pub fn helm_on(what: &str, more: &[&str]) {
+    let mut helm = Command::new("helm");
+    helm.args([what, NAME]).args(more);
+    said(helm.args(["-n", NAMESPACE, "--wait"]));
+}
+
+/// The agent's pod on a node.
+#[track_caller]
+pub fn agent_on(node: &str) -> String {
+    let field = format!("spec.nodeName={node}");
+    let pods = get(&["pod", "-n", NAMESPACE, "--field-selector", &field]);
+    let name = pods["items"][0]["metadata"]["name"].as_str();
+    name.expect("there is an agent").into()
+}
+
+/// Starts every agent anew, and waits until they are ready.
+#[track_caller]
+pub fn restart() {
+    kubectl(&["rollout", "restart", "daemonset", "-n", NAMESPACE]);
+    settled();
+}
+
+/// Waits until all agents are as the DaemonSet describes them.
+#[track_caller]
+pub fn settled() {
+    let daemon_sets = get(&["daemonset", "-n", NAMESPACE]);
+    for name in daemon_sets["items"].as_array().expect("a list") {
+        let name = name["metadata"]["name"].as_str().expect("a name");
+        let set = format!("daemonset/{name}");
+        kubectl(&["rollout", "status", &set, "-n", NAMESPACE, "--timeout=90s"]);
+    }
+    wait_until("no agent is ending", || {
+        let pods = get(&["pod", "-n", NAMESPACE]);
+        let pods = pods["items"].as_array().expect("a list");
+        pods.iter()
+            .all(|p| p["metadata"]["deletionTimestamp"].is_null())
+    });
+}
