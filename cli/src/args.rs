@@ -131,12 +131,8 @@ impl Args {
             "--tls-cert and --tls-key need each other"
         } else if agents.tls_cert.is_some() && agents.tls_ca.is_none() {
             "--tls-cert needs --tls-ca"
-        } else if (!self.cluster.as_group.is_empty() || self.cluster.as_uid.is_some())
-            && self.cluster.as_user.is_none()
-        {
-            "--as-group and --as-uid need --as"
         } else {
-            return Ok(());
+            return self.cluster.check();
         };
         Err(Usage(why.into()))
     }
@@ -334,6 +330,14 @@ pub struct ClusterArgs {
     #[arg(long, global = true, value_name = "TOKEN")]
     pub token: Option<String>,
 
+    /// The user name for the API server, with --password
+    #[arg(long, global = true, value_name = "NAME")]
+    pub username: Option<String>,
+
+    /// The password for the API server
+    #[arg(long, global = true, value_name = "PASSWORD")]
+    pub password: Option<String>,
+
     /// The user to impersonate
     #[arg(long = "as", global = true, value_name = "NAME")]
     pub as_user: Option<String>,
@@ -345,6 +349,10 @@ pub struct ClusterArgs {
     /// The uid to impersonate
     #[arg(long, global = true, value_name = "UID")]
     pub as_uid: Option<String>,
+
+    /// What else to impersonate; given again for more keys, or more values of a key
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = extra)]
+    pub as_user_extra: Vec<(String, String)>,
 
     /// Do not look at the API server's certificate
     #[arg(long, global = true)]
@@ -366,9 +374,32 @@ pub struct ClusterArgs {
     #[arg(long, global = true, value_name = "NAME")]
     pub tls_server_name: Option<String>,
 
+    /// Ask for answers that are not compressed
+    #[arg(long, global = true)]
+    pub disable_compression: bool,
+
     /// How long a server may take to answer: seconds, or with a unit; 0 is for ever
     #[arg(long, global = true, value_name = "DURATION", value_parser = timeout, default_value = "10s")]
     pub request_timeout: Timeout,
+}
+
+impl ClusterArgs {
+    fn check(&self) -> Result<(), Usage> {
+        let more =
+            !self.as_group.is_empty() || self.as_uid.is_some() || !self.as_user_extra.is_empty();
+        let why = if more && self.as_user.is_none() {
+            "--as-group, --as-uid and --as-user-extra need --as"
+        } else if self.username.is_some() != self.password.is_some() {
+            "--username and --password need each other"
+        } else if self.username.is_some() && self.token.is_some() {
+            "--username and --token exclude each other"
+        } else if self.insecure_skip_tls_verify && self.certificate_authority.is_some() {
+            "--insecure-skip-tls-verify and --certificate-authority exclude each other"
+        } else {
+            return Ok(());
+        };
+        Err(Usage(why.into()))
+    }
 }
 
 /// A type of event.
@@ -551,6 +582,13 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// A year; what is longer overflows clocks.
 const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 3600);
 
+fn extra(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("expected KEY=VALUE".into()),
+    }
+}
+
 fn timeout(text: &str) -> Result<Timeout, String> {
     match text {
         "0" | "0s" => Ok(Timeout(None)),
@@ -666,6 +704,16 @@ mod tests {
             ("--server h:1 --tls-ca a --tls-cert b", "need each other"),
             ("--server h:1 --tls-cert b --tls-key c", "needs --tls-ca"),
             ("--as-group g", "need --as"),
+            ("--as-user-extra k=v", "need --as"),
+            ("--as a --as-user-extra k", "expected KEY=VALUE"),
+            ("--as a --as-user-extra =v", "expected KEY=VALUE"),
+            ("--username u", "need each other"),
+            ("--password p", "need each other"),
+            ("--token t --username u --password p", "exclude each other"),
+            (
+                "--insecure-skip-tls-verify --certificate-authority ca",
+                "exclude each other",
+            ),
             ("--server h", "expected HOST:PORT"),
             ("-o table=x", "unknown format"),
             ("--duration 0", "expected a duration"),

@@ -1,9 +1,12 @@
-//! The cluster: which kubeconfig, which context, with kubectl's overrides applied as kubectl applies them.
+//! The cluster: which kubeconfig, which context, or the pod's own service account, with kubectl's overrides applied.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::env;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use kube::config::{AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::config::{NamedAuthInfo, NamedCluster, NamedContext};
 use kube::{Client, Config};
 
@@ -35,21 +38,11 @@ pub async fn reach(args: &ClusterArgs) -> Result<Reach> {
 }
 
 async fn config(args: &ClusterArgs) -> Result<Config> {
-    let kubeconfig = match &args.kubeconfig {
-        Some(path) => Some(
-            Kubeconfig::read_from(path)
-                .with_context(|| format!("cannot use the kubeconfig {}", path.display()))?,
-        ),
-        None => Kubeconfig::read().ok(),
-    };
-    let kubeconfig = match kubeconfig {
+    let kubeconfig = match kubeconfig(args)? {
         Some(kubeconfig) => kubeconfig,
+        // A server that is named is none to show the service account's token.
         None if args.api_server.is_some() => Kubeconfig::default(),
-        None => {
-            return Config::infer().await.context(
-                "found no cluster: set --kubeconfig or $KUBECONFIG, or ask one agent with --server",
-            );
-        }
+        None => return in_cluster(args),
     };
     let options = KubeConfigOptions {
         context: Some(OVERRIDDEN.into()),
@@ -58,6 +51,69 @@ async fn config(args: &ClusterArgs) -> Result<Config> {
     Config::from_custom_kubeconfig(overridden(kubeconfig, args)?, &options)
         .await
         .context("cannot use the kubeconfig")
+}
+
+/// The kubeconfig, if there is one. Like kubectl: one that is named has to be there, those of `$KUBECONFIG` and of the
+/// home directory need not, and one that says nothing is none.
+pub fn kubeconfig(args: &ClusterArgs) -> Result<Option<Kubeconfig>> {
+    let cannot = |path: &Path| format!("cannot use the kubeconfig {}", path.display());
+    if let Some(path) = &args.kubeconfig {
+        let kubeconfig = Kubeconfig::read_from(path).with_context(|| cannot(path))?;
+        return Ok(Some(kubeconfig));
+    }
+    let mut merged = Kubeconfig::default();
+    for path in usual_places() {
+        match Kubeconfig::read_from(&path) {
+            Ok(next) => merged = merged.merge(next).with_context(|| cannot(&path))?,
+            Err(KubeconfigError::ReadConfig(e, _)) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(e).with_context(|| cannot(&path)),
+        }
+    }
+    let says_nothing =
+        merged.contexts.is_empty() && merged.clusters.is_empty() && merged.auth_infos.is_empty();
+    Ok((!says_nothing).then_some(merged))
+}
+
+/// What `$KUBECONFIG` lists, or else the one in the home directory.
+fn usual_places() -> Vec<PathBuf> {
+    let listed = env::var_os("KUBECONFIG").unwrap_or_default();
+    let mut places: Vec<_> = env::split_paths(&listed).collect();
+    places.retain(|path| !path.as_os_str().is_empty());
+    if places.is_empty() {
+        places.extend(env::home_dir().map(|home| home.join(".kube").join("config")));
+    }
+    places
+}
+
+/// From within a pod, as its service account.
+fn in_cluster(args: &ClusterArgs) -> Result<Config> {
+    for (flag, name) in [
+        ("context", &args.context),
+        ("cluster", &args.cluster),
+        ("user", &args.user),
+    ] {
+        if let Some(name) = name {
+            anyhow::bail!("there is no kubeconfig with a {flag} {name}: set --kubeconfig");
+        }
+    }
+    let mut config = Config::incluster().context(
+        "found no cluster: set --kubeconfig or $KUBECONFIG, or ask one agent with --server",
+    )?;
+    override_in_cluster(&mut config, args);
+    Ok(config)
+}
+
+/// As [`override_cluster`] and [`override_user`].
+fn override_in_cluster(config: &mut Config, args: &ClusterArgs) {
+    if let Some(file) = &args.certificate_authority {
+        config.root_cert_file = Some(file.clone());
+    }
+    if let Some(name) = &args.tls_server_name {
+        config.tls_server_name = Some(name.clone());
+    }
+    config.accept_invalid_certs |= args.insecure_skip_tls_verify;
+    config.disable_compression |= args.disable_compression;
+    override_user(&mut config.auth_info, args);
 }
 
 /// The kubeconfig with one more context: the chosen one, with what the flags say.
@@ -146,14 +202,37 @@ fn override_cluster(cluster: &mut Cluster, args: &ClusterArgs) {
     if let Some(name) = &args.tls_server_name {
         cluster.tls_server_name = Some(name.clone());
     }
+    if args.disable_compression {
+        cluster.disable_compression = Some(true);
+    }
 }
 
+/// Whoever the flags say the user is takes the place of whoever it was: with the credentials of both, it would be for the
+/// API server to choose. Whom to impersonate stays, unless a flag says another.
 fn override_user(user: &mut AuthInfo, args: &ClusterArgs) {
+    let secret = args.token.is_some() || args.username.is_some();
+    let certificate = args.client_certificate.is_some() || args.client_key.is_some();
+    if secret || certificate {
+        user.token = None;
+        user.token_file = None;
+        user.username = None;
+        user.password = None;
+        user.exec = None;
+        user.auth_provider = None;
+    }
+    // A flag may give half of the pair.
+    if secret && !certificate {
+        user.client_certificate = None;
+        user.client_certificate_data = None;
+        user.client_key = None;
+        user.client_key_data = None;
+    }
     if let Some(token) = &args.token {
-        *user = AuthInfo {
-            token: Some(token.clone().into()),
-            ..AuthInfo::default()
-        };
+        user.token = Some(token.clone().into());
+    }
+    if let (Some(name), Some(password)) = (&args.username, &args.password) {
+        user.username = Some(name.clone());
+        user.password = Some(password.clone().into());
     }
     if let Some(file) = &args.client_certificate {
         user.client_certificate = Some(text(file));
@@ -167,7 +246,17 @@ fn override_user(user: &mut AuthInfo, args: &ClusterArgs) {
         user.impersonate.clone_from(&args.as_user);
         user.impersonate_uid.clone_from(&args.as_uid);
         user.impersonate_groups = (!args.as_group.is_empty()).then(|| args.as_group.clone());
+        user.impersonate_user_extra = (!args.as_user_extra.is_empty()).then(|| extra(args));
     }
+}
+
+/// Key → its values.
+fn extra(args: &ClusterArgs) -> HashMap<String, Vec<String>> {
+    let mut extra: HashMap<_, Vec<_>> = HashMap::new();
+    for (key, value) in args.as_user_extra.iter().cloned() {
+        extra.entry(key).or_default().push(value);
+    }
+    extra
 }
 
 fn text(path: &Path) -> String {
@@ -191,6 +280,7 @@ clusters:
 users:
 - {name: ann, user: {token: ann's}}
 - {name: bob, user: {token: bob's}}
+- {name: cert, user: {client-certificate: c.pem, client-key: k.pem, as: bob}}
 contexts:
 - {name: one, context: {cluster: east, user: ann, namespace: shop}}
 - {name: two, context: {cluster: west, user: gone}}
@@ -250,6 +340,81 @@ contexts:
         assert_eq!(user.client_key.as_deref(), Some("k"));
         assert_eq!(cluster.certificate_authority.as_deref(), Some("ca"));
         assert_eq!(cluster.tls_server_name.as_deref(), Some("n"));
+    }
+
+    #[test]
+    fn who_a_flag_names_takes_the_place_of_the_kubeconfigs_user() {
+        let user = |line: &str| with(line).expect("valid").2;
+        let basic = user("--username u --password p");
+        assert!(basic.token.is_none() && basic.password.is_some());
+        assert_eq!(basic.username.as_deref(), Some("u"));
+
+        let certificate = user("--client-certificate c --client-key k");
+        assert!(certificate.token.is_none());
+        assert_eq!(certificate.client_certificate.as_deref(), Some("c"));
+
+        // The kubeconfig's other half of a pair.
+        let half = user("--user cert --client-key k");
+        assert_eq!(half.client_certificate.as_deref(), Some("c.pem"));
+        assert_eq!(half.client_key.as_deref(), Some("k"));
+
+        let token = user("--user cert --token t");
+        assert!(token.token.is_some());
+        assert!(token.client_certificate.is_none() && token.client_key.is_none());
+        // A token does not make anybody themselves who is to be somebody else.
+        assert_eq!(token.impersonate.as_deref(), Some("bob"));
+    }
+
+    #[test]
+    fn what_else_is_impersonated_has_several_values() {
+        let user =
+            with("--as eve --as-user-extra k=a --as-user-extra k=b=c --as-user-extra e.org/x=");
+        let extra = user.expect("valid").2.impersonate_user_extra;
+        assert_eq!(
+            extra,
+            Some(
+                [
+                    ("k".to_string(), vec!["a".to_string(), "b=c".into()]),
+                    ("e.org/x".into(), vec![String::new()]),
+                ]
+                .into()
+            )
+        );
+    }
+
+    #[test]
+    fn flags_count_in_a_pod_too() {
+        let in_pod = |line: &str| {
+            let mut config = Config::new("https://10.96.0.1".parse().expect("a URL"));
+            config.root_cert_file = Some("sa/ca.crt".into());
+            config.auth_info.token_file = Some("sa/token".into());
+            override_in_cluster(&mut config, &args(line));
+            config
+        };
+        let plain = in_pod("");
+        assert_eq!(plain.auth_info.token_file.as_deref(), Some("sa/token"));
+        assert_eq!(plain.root_cert_file, Some("sa/ca.crt".into()));
+        assert!(!plain.accept_invalid_certs && !plain.disable_compression);
+
+        let bob = in_pod("--as bob --as-group a --as-uid 7 --as-user-extra k=v").auth_info;
+        assert_eq!(bob.token_file.as_deref(), Some("sa/token"));
+        assert_eq!(bob.impersonate.as_deref(), Some("bob"));
+        assert_eq!(bob.impersonate_groups, Some(vec!["a".into()]));
+        assert_eq!(bob.impersonate_uid.as_deref(), Some("7"));
+        assert!(bob.impersonate_user_extra.is_some());
+
+        for line in [
+            "--token t",
+            "--username u --password p",
+            "--client-certificate c --client-key k",
+        ] {
+            assert_eq!(in_pod(line).auth_info.token_file, None, "{line}");
+        }
+        let server = in_pod("--certificate-authority ca --tls-server-name n");
+        assert_eq!(server.root_cert_file, Some("ca".into()));
+        assert_eq!(server.tls_server_name.as_deref(), Some("n"));
+        let lax = in_pod("--insecure-skip-tls-verify --disable-compression");
+        assert!(lax.accept_invalid_certs && lax.disable_compression);
     }
 
     #[test]

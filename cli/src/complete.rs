@@ -14,7 +14,6 @@ use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 use clap_complete::Shell;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::api::ListParams;
-use kube::config::Kubeconfig;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
@@ -209,10 +208,7 @@ fn of_values(arg: &Arg, value: &str, before: &str) -> Wanted {
 async fn live(what: Live, before: &[String]) -> Result<Vec<String>> {
     let given = given(before);
     let cluster = ClusterArgs::from_arg_matches(&given)?;
-    let kubeconfig = || match &cluster.kubeconfig {
-        Some(path) => Kubeconfig::read_from(path),
-        None => Kubeconfig::read(),
-    };
+    let kubeconfig = || Ok::<_, anyhow::Error>(cluster::kubeconfig(&cluster)?.unwrap_or_default());
     match what {
         Live::Contexts => Ok(kubeconfig()?.contexts.into_iter().map(|c| c.name).collect()),
         Live::Clusters => Ok(kubeconfig()?.clusters.into_iter().map(|c| c.name).collect()),

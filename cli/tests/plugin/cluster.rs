@@ -7,7 +7,7 @@ use tcptracer_proto::v1;
 
 use crate::agent::{Agent, connect};
 use crate::api::Api;
-use crate::plugin::{Ended, Plugin};
+use crate::plugin::{Ended, Plugin, command};
 
 const SEQUENCES: &str = "jsonpath={.node}{.sequence}{\"\\n\"}";
 
@@ -307,6 +307,48 @@ async fn a_cluster_that_cannot_be_reached() {
         let ended = Plugin::start(&args).ended().await;
         assert_eq!((ended.code, &ended.out[..]), (Some(1), &[][..]), "{args:?}");
         assert!(ended.err[0].contains(why), "{args:?} {:?}", ended.err);
+    }
+}
+
+#[tokio::test]
+async fn the_kubeconfigs_that_there_are() {
+    let (api, _one, _two) = two_nodes().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let (empty, broken) = (file("empty"), file("broken"));
+    std::fs::write(&empty, "").expect("a file");
+    std::fs::write(&broken, "clusters: [").expect("a file");
+    let with = |paths: &[&str], args: &[&str]| {
+        let mut command = command(&[&["status", "-o", "name"], args].concat());
+        let paths = std::env::join_paths(paths).expect("paths");
+        Plugin::spawn(command.env("KUBECONFIG", paths)).ended()
+    };
+    // Those that are not there do not count.
+    let good = api.kubeconfig();
+    assert_eq!(
+        with(&[&file("gone"), &empty, &good], &[]).await.well(),
+        ["node/n1", "node/n2"]
+    );
+    for (paths, args, why) in [
+        (
+            vec![&broken[..], &good],
+            vec![],
+            format!("cannot use the kubeconfig {broken}: "),
+        ),
+        (
+            vec![&empty],
+            vec![],
+            "found no cluster: set --kubeconfig or $KUBECONFIG".into(),
+        ),
+        (
+            vec![&empty],
+            vec!["--context", "c"],
+            "there is no kubeconfig with a context c: set --kubeconfig".into(),
+        ),
+    ] {
+        let ended = with(&paths, &args).await;
+        assert_eq!((ended.code, &ended.out[..]), (Some(1), &[][..]), "{why}");
+        assert!(ended.err[0].starts_with(&why), "{:?}", ended.err);
     }
 }
 
