@@ -74,6 +74,8 @@ pub enum Target {
         namespace: String,
         /// The pod's name.
         name: String,
+        /// It says so. Once it does, it is worth an attempt at once.
+        ready: bool,
     },
 }
 
@@ -142,9 +144,12 @@ impl Dialer {
             (Self::Server { address, tls, .. }, _) => {
                 Ok((to_address(address, tls.as_ref()).await?, Tunnel(None)))
             }
-            (Self::Cluster { client, port, .. }, Target::Pod { namespace, name }) => {
-                to_pod(client.clone(), namespace, name, *port).await
-            }
+            (
+                Self::Cluster { client, port, .. },
+                Target::Pod {
+                    namespace, name, ..
+                },
+            ) => to_pod(client.clone(), namespace, name, *port).await,
             (Self::Cluster { .. }, Target::Server) => {
                 anyhow::bail!("no agent was given by an address")
             }

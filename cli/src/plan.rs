@@ -99,6 +99,7 @@ fn target(agent: &AgentPod) -> Target {
     Target::Pod {
         namespace: agent.namespace.clone(),
         name: agent.name.clone(),
+        ready: agent.ready,
     }
 }
 
@@ -219,6 +220,11 @@ mod tests {
         assert_eq!(made.without_agent, set(&["n1"]));
         assert!(made.ask.is_empty());
         let made = plan(&agents, &Wanted::EveryNode, &none, 50, &set(&["n1"]));
-        assert_eq!(asked(&made), [("n1", "a")]);
+        let not_ready = Target::Pod {
+            namespace: "tcptracer".into(),
+            name: "a".into(),
+            ready: false,
+        };
+        assert_eq!(made.ask, [("n1".into(), not_ready)].into());
     }
 }

@@ -70,7 +70,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(15);
 pub async fn run(
     source: SourceId,
     question: Question,
-    target: watch::Receiver<Target>,
+    mut target: watch::Receiver<Target>,
     to: mpsc::Sender<Heard>,
 ) {
     let mut session = Session {
@@ -84,7 +84,7 @@ pub async fn run(
     let mut backoff = BACKOFF;
     loop {
         session.worked = false;
-        let at = target.borrow().clone();
+        let at = target.borrow_and_update().clone();
         let news = match session.follow(&at).await {
             Ok(()) => News::Finished,
             Err(Trouble::Unheard) => return,
@@ -98,8 +98,16 @@ pub async fn run(
         if session.worked {
             backoff = BACKOFF;
         }
-        tokio::time::sleep(backoff).await;
-        backoff = (backoff * 2).min(MAX_BACKOFF);
+        backoff = pause(&mut target, backoff).await;
+    }
+}
+
+/// Waits for a while, or until there is another agent to ask or the same one is ready again: it would have to wait, and
+/// what happens meanwhile would go unseen. Says how long to wait the next time.
+async fn pause(target: &mut watch::Receiver<Target>, backoff: Duration) -> Duration {
+    tokio::select! {
+        Ok(()) = target.changed() => BACKOFF,
+        () = tokio::time::sleep(backoff) => (backoff * 2).min(MAX_BACKOFF),
     }
 }
 
@@ -234,5 +242,45 @@ fn trouble(error: Error) -> Trouble {
             Trouble::Refused(error)
         }
         _ => Trouble::Broken(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn pod(name: &str, ready: bool) -> Target {
+        Target::Pod {
+            namespace: "tcptracer".into(),
+            name: name.into(),
+            ready,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_become_rarer_until_somebody_else_is_to_be_asked() {
+        let (to, mut target) = watch::channel(pod("old", true));
+        let start = Instant::now();
+        let mut backoff = BACKOFF;
+        let mut waited = Vec::new();
+        for _ in 0..7 {
+            backoff = pause(&mut target, backoff).await;
+            waited.push(start.elapsed().as_millis());
+        }
+        assert_eq!(waited, [500, 1500, 3500, 7500, 15500, 30500, 45500]);
+        assert_eq!(backoff, MAX_BACKOFF);
+
+        for next in [pod("new", false), pod("new", true)] {
+            let start = Instant::now();
+            to.send(next).expect("it is waited for");
+            assert_eq!(pause(&mut target, MAX_BACKOFF).await, BACKOFF);
+            assert_eq!(start.elapsed(), Duration::ZERO);
+            target.borrow_and_update();
+        }
+        // Nobody is left to say whom to ask.
+        drop(to);
+        assert_eq!(pause(&mut target, MAX_BACKOFF).await, MAX_BACKOFF);
     }
 }
