@@ -63,6 +63,8 @@ async fn keep_up(mut cluster: View, mut changes: Changes, to: watch::Sender<Plan
                     told = None;
                     cluster.take(source, event);
                 }
+                // The program is ending, and with it what the watches need.
+                Some(Err(_)) if to.is_closed() => return,
                 Some(Err(e)) => {
                     let why = format!("{:#}", explain(e));
                     if told.as_ref() != Some(&why) {
