@@ -23,8 +23,8 @@ A pod that is called like a subcommand comes after `--`.
 
 Exit codes:
   0  everything that was asked for was shown
-  1  it could not be done
-  2  the command line or a filter is invalid
+  1  it could not be done, or no agent was heard
+  2  the command line is invalid, or a filter to all agents
   3  it ended, but events were lost, or a node was not heard: no agent, not reachable, or beyond --max-nodes
 
 Examples:

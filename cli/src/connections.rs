@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use futures::StreamExt;
 use tcptracer_proto::v1::ListConnectionsRequest;
-use tokio::sync::watch;
 
+use crate::ask;
 use crate::dial::{Agent, Dialer, Target, within};
 use crate::event::Row;
 use crate::exit::{Code, refused};
@@ -16,44 +15,28 @@ use crate::report::Report;
 use crate::request::Filters;
 use crate::text::printable;
 
-/// Nodes that are asked at the same time.
-pub const AT_A_TIME: usize = 16;
-
 /// Asks all, and writes what they have in the order in which it was established.
 pub async fn run(
     dialer: Dialer,
     filters: Filters,
-    plans: watch::Receiver<Plan>,
+    plan: &Plan,
     mut output: Output,
     mut report: Report,
 ) -> Result<Code> {
-    let ask = plans.borrow().ask.clone();
-    let answers = futures::stream::iter(ask)
-        .map(|(node, target)| {
-            let (dialer, filters) = (dialer.clone(), filters.clone());
-            async move { (node, connections(&dialer, &target, filters).await) }
-        })
-        .buffer_unordered(AT_A_TIME);
-    let answers: Vec<(String, Result<Vec<Row>>)> = answers.collect().await;
-
-    let mut rows = Vec::new();
-    let nobody = !answers.is_empty() && answers.iter().all(|(_, answer)| answer.is_err());
-    for (node, answer) in answers {
-        match answer {
-            Ok(found) => rows.extend(found),
-            Err(e) => report.failed(&node, e)?,
-        }
-    }
+    let found = ask::all(plan, &mut report, |target| {
+        connections(dialer.clone(), target, filters.clone())
+    });
+    let mut rows: Vec<Row> = found.await?.into_iter().flatten().collect();
     rows.sort_by(|a, b| (a.time, &a.node, &a.id).cmp(&(b.time, &b.node, &b.id)));
     for row in &rows {
         output.row(row)?;
     }
     output.flush()?;
-    Ok(if nobody { Code::Failed } else { report.code() })
+    Ok(report.code())
 }
 
-async fn connections(dialer: &Dialer, target: &Target, filters: Filters) -> Result<Vec<Row>> {
-    let (agent, tunnel) = dialer.dial(target).await?;
+async fn connections(dialer: Dialer, target: Target, filters: Filters) -> Result<Vec<Row>> {
+    let (agent, tunnel) = dialer.dial(&target).await?;
     let rows = tunnel.guard(listed(agent, dialer.timeout(), filters));
     rows.await.map_err(refused)
 }
@@ -66,7 +49,7 @@ async fn listed(mut agent: Agent, timeout: Option<Duration>, filters: Filters) -
     let ask = async { Ok(agent.list_connections(request).await?.into_inner()) };
     let mut stream = within(timeout, ask).await?;
     let mut rows = Vec::new();
-    while let Some(batch) = stream.message().await? {
+    while let Some(batch) = within(timeout, async { Ok(stream.message().await?) }).await? {
         let node = printable(&batch.node);
         rows.extend(
             batch

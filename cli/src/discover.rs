@@ -38,6 +38,16 @@ pub struct Search {
     pub max_nodes: usize,
 }
 
+impl Search {
+    /// Where agents are looked for, and by what; for people.
+    pub fn agents(&self) -> String {
+        match &self.agent_namespace {
+            Some(namespace) => format!("namespace {namespace}, labels {AGENT_LABELS}"),
+            None => format!("labels {AGENT_LABELS}"),
+        }
+    }
+}
+
 /// Starts to follow the cluster, for as long as somebody looks at the plan. The first
 /// plan is there once everything has been listed; an error before that ends it, later ones are told and tried again.
 pub async fn follow(search: Search) -> Result<watch::Receiver<Plan>> {

@@ -12,9 +12,9 @@ use crate::text;
 pub enum Code {
     /// Everything that was asked for was shown.
     Complete,
-    /// It could not be done.
+    /// It could not be done, or no agent was heard.
     Failed,
-    /// What was asked for makes no sense; so say the command line or an agent.
+    /// What was asked for makes no sense; so say the command line or all agents.
     Usage,
     /// It was done, but something was lost or a node was not heard.
     Incomplete,

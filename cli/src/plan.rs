@@ -37,7 +37,9 @@ pub struct Plan {
     pub without_agent: BTreeSet<String>,
     /// Nodes that are not asked because there are too many.
     pub beyond: usize,
-    /// No pod is selected.
+    /// There is no agent, ready or not.
+    pub no_agents: bool,
+    /// No pod is selected, on the nodes that may be asked.
     pub nothing_selected: bool,
 }
 
@@ -73,7 +75,8 @@ pub fn plan(
     nodes.retain(|node| only.is_empty() || only.contains(*node));
 
     let mut plan = Plan {
-        nothing_selected: matches!(wanted, Wanted::Nodes(nodes) if nodes.is_empty()),
+        no_agents: agents.is_empty(),
+        nothing_selected: *wanted != Wanted::EveryNode && nodes.is_empty(),
         ..Plan::default()
     };
     nodes.sort_by_key(|node| (!asked.contains(*node), *node));
@@ -173,7 +176,36 @@ mod tests {
         assert_eq!(made.without_agent, set(&["n7"]));
         let wanted = Wanted::Nodes(set(&["n1"]));
         let made = plan(&agents, &wanted, &set(&["n2"]), 50, &none);
-        assert_eq!(made, Plan::default());
+        assert_eq!(
+            made,
+            Plan {
+                nothing_selected: true,
+                ..Plan::default()
+            }
+        );
+    }
+
+    #[test]
+    fn that_there_is_no_agent_is_known() {
+        let none = BTreeSet::new();
+        let made = plan(&[], &Wanted::EveryNode, &none, 50, &none);
+        assert_eq!(
+            made,
+            Plan {
+                no_agents: true,
+                ..Plan::default()
+            }
+        );
+        let some = Wanted::Nodes(set(&["n1"]));
+        let made = plan(&[], &some, &none, 50, &none);
+        assert_eq!(
+            made,
+            Plan {
+                without_agent: set(&["n1"]),
+                no_agents: true,
+                ..Plan::default()
+            }
+        );
     }
 
     #[test]

@@ -10,9 +10,25 @@ use crate::exit::{Code, Usage, say};
 use crate::plan::Plan;
 use crate::text::printable;
 
+/// What is asked for, as people are told.
+#[derive(Debug, Default)]
+pub struct Subject {
+    /// The pods.
+    pub pods: String,
+    /// Where agents are looked for, and by what.
+    pub agents: String,
+    /// Nodes that may be asked at a time.
+    pub max_nodes: usize,
+    /// What is not there yet is waited for.
+    pub waits: bool,
+}
+
 /// What could not be shown.
 #[derive(Debug, Default)]
 pub struct Report {
+    subject: Subject,
+    /// An agent has answered.
+    heard: bool,
     /// Node → source → count.
     lost: BTreeMap<String, BTreeMap<&'static str, u64>>,
     /// Nodes whose agents do not answer now.
@@ -21,39 +37,81 @@ pub struct Report {
     unheard: BTreeSet<String>,
     /// Nodes whose agents have started again.
     restarted: BTreeSet<String>,
-    /// The last plan's.
-    without_agent: BTreeSet<String>,
+    /// There was no agent at some time, although there was something to ask for.
+    agentless: bool,
     beyond: usize,
+    /// The last plan's; nodes without an agent that were told one by one.
+    no_agents: bool,
+    without_agent: BTreeSet<String>,
     nothing_selected: bool,
     /// Node → why the names of its pods may be missing, and what goes unseen there.
     told: BTreeMap<String, (String, Vec<String>)>,
 }
 
 impl Report {
-    /// Whom there is to ask has changed. `what` is selected; `max` nodes may be asked.
-    pub fn planned(&mut self, plan: &Plan, what: &str, max: usize) {
-        for node in plan.without_agent.difference(&self.without_agent) {
+    /// Nothing is missing yet.
+    pub fn new(subject: Subject) -> Self {
+        Self {
+            subject,
+            ..Self::default()
+        }
+    }
+
+    /// Whom there is to ask has changed.
+    pub fn planned(&mut self, plan: &Plan) {
+        let Subject {
+            pods,
+            agents,
+            max_nodes,
+            waits,
+        } = &self.subject;
+        let outlook = match waits {
+            true => "waiting for one",
+            false => "nothing to show",
+        };
+        if plan.no_agents && !self.no_agents {
+            say(&format!("found no agent ({agents}); {outlook}"));
+        }
+        if plan.nothing_selected && !self.nothing_selected {
+            say(&format!("no pod is selected ({pods}); {outlook}"));
+        }
+        // That there is none at all says it of every node.
+        let without_agent = match plan.no_agents {
+            true => BTreeSet::new(),
+            false => plan.without_agent.clone(),
+        };
+        for node in without_agent.difference(&self.without_agent) {
             say(&format!(
                 "{node} has no agent that is ready: its events are not shown"
             ));
-            self.unheard.insert(node.clone());
         }
         if plan.beyond > self.beyond {
             say(&format!(
-                "{} nodes are not asked, {max} are (--max-nodes)",
+                "{} nodes are not asked, {max_nodes} are (--max-nodes)",
                 plan.beyond
             ));
         }
-        if plan.nothing_selected && !self.nothing_selected {
-            say(&format!("no pod is selected ({what}); waiting for one"));
-        }
-        self.without_agent.clone_from(&plan.without_agent);
+        self.unheard.extend(plan.without_agent.iter().cloned());
+        self.agentless |= plan.no_agents && !plan.nothing_selected;
+        self.no_agents = plan.no_agents;
+        self.without_agent = without_agent;
         self.beyond = self.beyond.max(plan.beyond);
         self.nothing_selected = plan.nothing_selected;
     }
 
+    /// An agent has answered.
+    pub fn heard(&mut self) {
+        self.heard = true;
+    }
+
+    /// Whether an agent has answered.
+    pub fn is_heard(&self) -> bool {
+        self.heard
+    }
+
     /// A node's agent answers.
     pub fn connected(&mut self, node: &str, restarted: bool) {
+        self.heard = true;
         if self.silent.remove(node) {
             say(&format!("{node} is heard again"));
         }
@@ -73,14 +131,14 @@ impl Report {
         self.unheard.insert(node.into());
     }
 
-    /// A node that is asked only once has not answered. What nobody will do is an error.
-    pub fn failed(&mut self, node: &str, why: anyhow::Error) -> anyhow::Result<()> {
-        if why.downcast_ref::<Usage>().is_some() {
-            return Err(why);
-        }
-        say(&format!("{node} is not heard: {why:#}"));
+    /// A node's agent has not answered, or not to the end, or will not; it is not asked again.
+    pub fn failed(&mut self, node: &str, why: &anyhow::Error) {
+        let how = match why.is::<Usage>() {
+            true => "refuses",
+            false => "is not heard",
+        };
+        say(&format!("{node} {how}: {why:#}"));
         self.unheard.insert(node.into());
-        Ok(())
     }
 
     /// A node is not asked any more.
@@ -136,21 +194,28 @@ impl Report {
                 say(&format!("nodes {what}: {}", names.join(", ")));
             }
         }
+        if self.agentless && self.heard {
+            say("for some time there was no agent");
+        }
         if self.beyond > 0 {
             say(&format!("nodes beyond --max-nodes: {}", self.beyond));
         }
         self.code()
     }
 
-    /// Whether everything was shown.
+    /// Whether everything was shown, or anything could be.
     pub fn code(&self) -> Code {
         let complete = self.lost.is_empty()
             && self.unheard.is_empty()
             && self.restarted.is_empty()
+            && !self.agentless
             && self.beyond == 0;
-        match complete {
-            true => Code::Complete,
-            false => Code::Incomplete,
+        if !self.heard && (self.no_agents || !self.unheard.is_empty()) {
+            Code::Failed
+        } else if complete {
+            Code::Complete
+        } else {
+            Code::Incomplete
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::discover::{self, Search};
 use crate::exit::Code;
 use crate::plan::Plan;
 use crate::render::{Output, Printer};
-use crate::report::Report;
+use crate::report::{Report, Subject};
 use crate::request::{Filters, Selection, Span};
 use crate::session::Question;
 use crate::status;
@@ -48,37 +48,35 @@ async fn ask(args: Args) -> Result<Code> {
     let scope = Scope::of(&args).await?;
     let dialer = scope.dialer;
     let output = || Output::start(&args.output, args.filters.netns.len() == 1);
+    // Who asks once asks those of the first plan.
+    let plan = scope.plans.borrow().clone();
     match &args.command {
         Some(Command::Connections { .. }) => {
-            let report = reported(&scope.plans, &scope.what, &args);
-            connections::run(dialer, scope.filters, scope.plans, output()?, report).await
+            let report = Report::new(scope.subject);
+            connections::run(dialer, scope.filters, &plan, output()?, report).await
         }
         Some(Command::Status) => {
-            let report = reported(&scope.plans, &scope.what, &args);
-            status::run(dialer, scope.plans, Printer::start(&args.output)?, report).await
+            let report = Report::new(scope.subject);
+            status::run(dialer, &plan, Printer::start(&args.output)?, report).await
         }
         Some(Command::Completion { .. }) | None => {
+            let span = Span::from(&args.span);
+            let report = Report::new(Subject {
+                waits: span.follow,
+                ..scope.subject
+            });
             let watching = Watching {
                 question: Question {
                     dialer,
                     filters: scope.filters,
-                    span: Span::from(&args.span),
+                    span,
                 },
                 plans: scope.plans,
-                what: scope.what,
-                max_nodes: args.agents.max_nodes.into(),
                 single: args.agents.server.is_some(),
             };
-            watch::run(watching, output()?, end(args.span.duration)?).await
+            watch::run(watching, output()?, report, end(args.span.duration)?).await
         }
     }
-}
-
-/// What asks once tells of the plan once.
-fn reported(plans: &Receiver<Plan>, what: &str, args: &Args) -> Report {
-    let mut report = Report::default();
-    report.planned(&plans.borrow(), what, args.agents.max_nodes.into());
-    report
 }
 
 /// Whom to ask for what.
@@ -86,8 +84,8 @@ struct Scope {
     dialer: Dialer,
     plans: Receiver<Plan>,
     filters: Filters,
-    /// What is selected, for people.
-    what: String,
+    /// For people.
+    subject: Subject,
 }
 
 impl Scope {
@@ -111,7 +109,7 @@ impl Scope {
             dialer: Dialer::to_server(address, &args.agents, name, timeout)?,
             plans: latest::channel(plan).1,
             filters: Filters::new(&args.filters, args.pods(), &namespaces),
-            what: String::new(),
+            subject: Subject::default(),
         })
     }
 
@@ -126,13 +124,19 @@ impl Scope {
             _ => vec![reach.namespace.clone()],
         };
         let selection = Selection::new(&args.filters, args.pods(), &namespaces);
-        let what = selection.to_string();
+        let pods = selection.to_string();
         let timeout = args.cluster.request_timeout.0;
         let search = Search {
             client: reach.client.clone(),
             selection,
             agent_namespace: args.agents.agent_namespace.clone(),
             max_nodes: args.agents.max_nodes.into(),
+        };
+        let subject = Subject {
+            pods,
+            agents: search.agents(),
+            max_nodes: search.max_nodes,
+            waits: false,
         };
         let plans = discover::follow(search)
             .await
@@ -145,7 +149,7 @@ impl Scope {
             },
             plans,
             filters: Filters::new(&args.filters, args.pods(), &namespaces),
-            what,
+            subject,
         })
     }
 }

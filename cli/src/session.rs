@@ -43,11 +43,12 @@ pub enum News {
     Status(NodeStatus),
     /// What was asked for of the past has been shown.
     CaughtUp,
-    /// It broke, and is tried again.
+    /// It broke. What follows is tried again; what only asks for the past is not: an agent that has started again
+    /// remembers nothing of it, and who asked can ask again.
     Broken(Error),
     /// Everything that was asked for was shown.
     Finished,
-    /// The agent refuses to do what is asked: nobody will.
+    /// The agent does not do what is asked. Another one may, on the same node.
     Refused(Error),
 }
 
@@ -66,7 +67,7 @@ pub struct Question {
 const BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(15);
 
-/// Runs until the stream has ended as asked, is refused, or nobody listens.
+/// Runs until the stream has ended as asked, or nobody listens. One that does not follow runs once.
 pub async fn run(
     source: SourceId,
     question: Question,
@@ -91,12 +92,20 @@ pub async fn run(
             Err(Trouble::Refused(e)) => News::Refused(e),
             Err(Trouble::Broken(e)) => News::Broken(e),
         };
-        let over = !matches!(news, News::Broken(_));
-        if session.tell(news).await.is_err() || over {
+        let refused = matches!(news, News::Refused(_));
+        let once = !session.question.span.follow;
+        if session.tell(news).await.is_err() || once {
             return;
         }
         if session.worked {
             backoff = BACKOFF;
+        }
+        if refused {
+            // It will refuse again.
+            if target.changed().await.is_err() {
+                return;
+            }
+            continue;
         }
         backoff = pause(&mut target, backoff).await;
     }

@@ -1,13 +1,11 @@
 //! `status`: what the agents are, and how they fare.
 
 use anyhow::Result;
-use futures::StreamExt;
 use jiff::Timestamp;
 use serde::Serialize;
 use tcptracer_proto::v1::{GetServerInfoRequest, GetServerInfoResponse, LossSource};
-use tokio::sync::watch;
 
-use crate::connections::AT_A_TIME;
+use crate::ask;
 use crate::dial::{Dialer, Target, within};
 use crate::event::timestamp;
 use crate::exit::{Code, refused};
@@ -65,29 +63,14 @@ impl Object for Info {
 /// Asks all, and writes what they say by node.
 pub async fn run(
     dialer: Dialer,
-    plans: watch::Receiver<Plan>,
+    plan: &Plan,
     mut printer: Printer,
     mut report: Report,
 ) -> Result<Code> {
-    let ask = plans.borrow().ask.clone();
-    let answers = futures::stream::iter(ask)
-        .map(|(node, target)| {
-            let dialer = dialer.clone();
-            async move { (node, info(&dialer, &target).await) }
-        })
-        .buffer_unordered(AT_A_TIME);
-    let answers: Vec<(String, Result<Info>)> = answers.collect().await;
-
-    let mut infos = Vec::new();
-    let nobody = !answers.is_empty() && answers.iter().all(|(_, answer)| answer.is_err());
-    for (node, answer) in answers {
-        match answer {
-            Ok(info) => infos.push(info),
-            Err(e) => report.failed(&node, e)?,
-        }
-    }
+    let infos = ask::all(plan, &mut report, |target| info(dialer.clone(), target));
+    let mut infos = infos.await?;
     infos.sort_by(|a, b| a.node.cmp(&b.node));
-    if printer.is_table() {
+    if printer.is_table() && !infos.is_empty() {
         for line in table(&infos) {
             printer.line(&line)?;
         }
@@ -96,11 +79,11 @@ pub async fn run(
         printer.object(info)?;
     }
     printer.flush()?;
-    Ok(if nobody { Code::Failed } else { report.code() })
+    Ok(report.code())
 }
 
-async fn info(dialer: &Dialer, target: &Target) -> Result<Info> {
-    let (mut agent, tunnel) = dialer.dial(target).await?;
+async fn info(dialer: Dialer, target: Target) -> Result<Info> {
+    let (mut agent, tunnel) = dialer.dial(&target).await?;
     let ask = async { Ok(agent.get_server_info(GetServerInfoRequest {}).await?) };
     let answer = within(dialer.timeout(), tunnel.guard(ask)).await;
     Ok(Info::from(answer.map_err(refused)?.into_inner()))

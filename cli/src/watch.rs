@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -38,10 +38,6 @@ pub struct Watching {
     pub question: Question,
     /// Whom.
     pub plans: watch::Receiver<Plan>,
-    /// What is selected, for people.
-    pub what: String,
-    /// Nodes that may be asked at a time.
-    pub max_nodes: usize,
     /// There is one agent, which was given: if it cannot be reached at first, that is an error.
     pub single: bool,
 }
@@ -50,6 +46,7 @@ pub struct Watching {
 pub async fn run(
     watching: Watching,
     output: Output,
+    report: Report,
     end: impl Future<Output = ()>,
 ) -> Result<Code> {
     let (to, mut heard) = mpsc::channel(QUEUE);
@@ -60,7 +57,8 @@ pub async fn run(
         output,
         to,
         merge: Merge::new(LIMITS),
-        report: Report::default(),
+        report,
+        refused: Vec::new(),
         sessions: HashMap::new(),
         started: 0,
     };
@@ -103,6 +101,8 @@ struct State {
     to: mpsc::Sender<Heard>,
     merge: Merge<Row>,
     report: Report,
+    /// Nodes that refuse, and why: held until it is known whether others do what they do not.
+    refused: Vec<(String, Error)>,
     /// Node → its session.
     sessions: HashMap<String, Session>,
     started: SourceId,
@@ -114,9 +114,18 @@ struct Session {
     task: AbortHandle,
     /// As the agent calls it.
     node: String,
-    heard: bool,
+    /// What it had to say at first it has said, if anything.
     caught_up: bool,
+    /// Nothing more is to be expected.
     over: bool,
+}
+
+impl Session {
+    fn end(&mut self, merge: &mut Merge<Row>) {
+        merge.remove(self.id);
+        self.caught_up = true;
+        self.over = true;
+    }
 }
 
 impl Drop for Session {
@@ -128,10 +137,7 @@ impl Drop for Session {
 impl State {
     /// Starts and ends sessions, so that those that are asked are those of the plan.
     fn follow(&mut self, plan: &Plan) {
-        let Watching {
-            what, max_nodes, ..
-        } = &self.watching;
-        self.report.planned(plan, what, *max_nodes);
+        self.report.planned(plan);
         let (merge, report) = (&mut self.merge, &mut self.report);
         self.sessions.retain(|node, session| {
             // What the agent of a node does not say, it may say later: the session tries again.
@@ -169,7 +175,6 @@ impl State {
             target: to_target,
             task: tokio::spawn(run).abort_handle(),
             node: node.clone(),
-            heard: false,
             caught_up: false,
             over: false,
         };
@@ -192,7 +197,7 @@ impl State {
                 return Ok(());
             }
             News::Connected { node, restarted } => {
-                session.heard = true;
+                session.over = false;
                 session.node = node;
                 self.merge.add(source);
                 self.report.connected(&session.node, restarted);
@@ -200,26 +205,29 @@ impl State {
             News::Lost(lost) => self.report.lost(&session.node, lost),
             News::Status(status) => self.report.status(&session.node, &status),
             News::CaughtUp => session.caught_up = true,
-            News::Broken(e) if self.watching.single && !session.heard => {
+            News::Broken(e) if self.watching.single && !self.report.is_heard() => {
                 return Err(e.context(format!(
                     "no agent answers at {}",
                     self.watching.question.dialer
                 )));
             }
-            News::Broken(e) => {
-                self.merge.remove(source);
+            News::Broken(e) if self.watching.question.span.follow => {
                 self.report.broken(&session.node, &e);
                 // The past that it remembers comes later, if at all.
                 session.caught_up = true;
-                session.over = !self.watching.question.span.follow;
-            }
-            News::Finished => {
                 self.merge.remove(source);
-                session.caught_up = true;
-                session.over = true;
             }
-            News::Refused(e) => return Err(e),
+            News::Broken(e) => {
+                self.report.failed(&session.node, &e);
+                session.end(&mut self.merge);
+            }
+            News::Refused(e) => {
+                self.refused.push((session.node.clone(), e));
+                session.end(&mut self.merge);
+            }
+            News::Finished => session.end(&mut self.merge),
         }
+        self.look_who_refuses()?;
         self.look_whether_all_have_caught_up();
         Ok(())
     }
@@ -237,9 +245,23 @@ impl State {
         }
     }
 
-    /// Nothing more is to come.
+    /// What all refuse is an error; who refuses what others do is told.
+    fn look_who_refuses(&mut self) -> Result<()> {
+        if self.report.is_heard() {
+            for (node, e) in self.refused.drain(..) {
+                self.report.failed(&node, &e);
+            }
+        } else if self.sessions.values().all(|s| s.caught_up) {
+            let first = self.refused.drain(..).next();
+            return first.map_or(Ok(()), |(_, e)| Err(e));
+        }
+        Ok(())
+    }
+
+    /// Nothing more is to come. A cluster that is followed may have other agents later.
     fn is_over(&self, span: &Span) -> bool {
-        !span.follow && self.sessions.values().all(|s| s.over)
+        let ends = !span.follow || self.watching.single;
+        ends && self.sessions.values().all(|s| s.over)
     }
 
     fn write(&mut self) -> Result<()> {
@@ -256,6 +278,10 @@ impl State {
             self.output.row(&row)?;
         }
         self.output.flush()?;
+        // Nobody has said yet that they do it.
+        if let Some((_, e)) = self.refused.pop() {
+            return Err(e);
+        }
         Ok(self.report.summary())
     }
 }

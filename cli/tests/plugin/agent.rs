@@ -154,6 +154,26 @@ struct Service {
     to: mpsc::UnboundedSender<Watch>,
 }
 
+/// A process that no agent knows, and one that only the agent of n2 does not.
+pub const NOBODYS: &str = "4242";
+pub const NOT_OF_N2: &str = "4243";
+
+impl Service {
+    fn validate(&self, allow: &[v1::Filter]) -> Result<(), Status> {
+        let refuses = |pid: &u32| match pid.to_string().as_str() {
+            NOBODYS => true,
+            NOT_OF_N2 => self.node == "n2",
+            _ => false,
+        };
+        if allow.iter().flat_map(|f| &f.pids).any(refuses) {
+            return Err(Status::invalid_argument(
+                "allow[0].pids: no \x1b[31msuch pid",
+            ));
+        }
+        Ok(())
+    }
+}
+
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -166,11 +186,7 @@ impl TcpTracerService for Service {
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let request = request.into_inner();
-        if request.allow.iter().any(|filter| filter.pids == [4242]) {
-            return Err(Status::invalid_argument(
-                "allow[0].pids: no \x1b[31msuch pid",
-            ));
-        }
+        self.validate(&request.allow)?;
         let (to, messages) = mpsc::channel(4);
         let watch = Watch {
             request,
@@ -189,11 +205,9 @@ impl TcpTracerService for Service {
         &self,
         request: Request<v1::ListConnectionsRequest>,
     ) -> Result<Response<Self::ListConnectionsStream>, Status> {
-        let namespaces = request
-            .into_inner()
-            .allow
-            .first()
-            .map(|f| f.namespaces.clone());
+        let allow = request.into_inner().allow;
+        self.validate(&allow)?;
+        let namespaces = allow.first().map(|f| f.namespaces.clone());
         let namespace = namespaces.unwrap_or_default().join("+");
         let batches = [(2, "b"), (1, "a")].map(|(second, pod)| {
             Ok(v1::ListConnectionsResponse {

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use serde_json::json;
 use tcptracer_proto::v1;
 
-use crate::agent::{Agent, connect};
+use crate::agent::{Agent, NOBODYS, NOT_OF_N2, connect};
 use crate::api::Api;
 use crate::plugin::{Ended, Plugin, command};
 
@@ -164,6 +164,179 @@ async fn a_node_without_an_agent_is_told_and_followed_once_it_has_one() {
             err: vec!["nodes not heard all the time: n2".into()],
         }
     );
+}
+
+const NO_AGENT: &str =
+    "found no agent (labels app.kubernetes.io/name=tcptracer,app.kubernetes.io/component=agent)";
+
+#[tokio::test]
+async fn without_any_agent_one_is_waited_for() {
+    let api = Api::start().await;
+    let mut one = Agent::start("n1").await;
+    let mut plugin = api.plugin(&["-A", "-o", SEQUENCES]);
+    assert_eq!(plugin.said().await, format!("{NO_AGENT}; waiting for one"));
+    api.agent("agent-1", "n1", one.address);
+    let n1 = one.watched().await;
+    n1.live(0).await;
+    n1.events(vec![connect("web-0", 1)]).await;
+    assert_eq!(plugin.line().await, "n11");
+    assert_eq!(
+        plugin.interrupt().await,
+        Ended {
+            code: Some(3),
+            out: vec![],
+            err: vec!["for some time there was no agent".into()],
+        }
+    );
+}
+
+#[tokio::test]
+async fn without_any_agent_there_is_nothing_to_show() {
+    let api = Api::start().await;
+    api.pod("shop", "web-0", "n1", json!({}));
+    for args in [
+        &["status"][..],
+        &["connections", "-A", "-o", "name"],
+        &["connections", "-o", "name"],
+        &["status", "-l", "app=none"],
+    ] {
+        let ended = api.plugin(args).ended().await;
+        assert_eq!((ended.code, ended.out), (Some(1), vec![]), "{args:?}");
+        assert_eq!(ended.err[0], format!("{NO_AGENT}; nothing to show"));
+    }
+    let ended = api.plugin(&["--last", "5", "-o", "name"]).ended().await;
+    assert_eq!(
+        ended,
+        Ended {
+            code: Some(1),
+            out: vec![],
+            err: vec![
+                format!("{NO_AGENT}; nothing to show"),
+                "nodes not heard all the time: n1".into(),
+            ],
+        }
+    );
+    let ended = api
+        .plugin(&["status", "--agent-namespace", "elsewhere"])
+        .ended()
+        .await;
+    assert_eq!(ended.code, Some(1));
+    assert!(
+        ended.err[0].starts_with("found no agent (namespace elsewhere, labels "),
+        "{:?}",
+        ended.err
+    );
+}
+
+#[tokio::test]
+async fn a_selector_that_matches_nothing() {
+    let (api, mut one, mut two) = two_nodes().await;
+    // Its pod is on the other node.
+    let on_n2 = ["web-0", "--node", "n2", "-o", "name"];
+    let nothing = "no pod is selected (namespace shop, pod web-0, node n2)";
+    let mut plugin = api.plugin(&on_n2);
+    assert_eq!(plugin.said().await, format!("{nothing}; waiting for one"));
+    plugin.interrupt().await.well();
+
+    for more in [&["--since", "5m"][..], &["--last", "1"]] {
+        let ended = api.plugin(&[&on_n2, more].concat()).ended().await;
+        assert_eq!((ended.code, ended.out), (Some(0), vec![]), "{more:?}");
+        assert_eq!(ended.err, [format!("{nothing}; nothing to show")]);
+    }
+    for command in ["connections", "status"] {
+        let args = ["-l", "app=none", "-n", "shop", "-o", "name", command];
+        assert_eq!(
+            api.plugin(&args).ended().await,
+            Ended {
+                code: Some(0),
+                out: vec![],
+                err: vec![
+                    "no pod is selected (namespace shop, labels app=none); nothing to show".into()
+                ],
+            }
+        );
+    }
+    assert!(one.is_left_alone() && two.is_left_alone());
+}
+
+#[tokio::test]
+async fn the_past_of_a_node_that_breaks_is_not_asked_for_again() {
+    let (api, mut one, mut two) = two_nodes().await;
+    let mut plugin = api.plugin(&["--since", "5m", "-o", SEQUENCES]);
+    let (n1, n2) = (one.watched().await, two.watched().await);
+    n2.status(false, 9).await;
+    n2.events(vec![connect("cart-0", 1), connect("cart-0", 3)])
+        .await;
+    n2.fail(tonic::Status::unavailable("shutting down")).await;
+    assert_eq!(plugin.said().await, "n2 is not heard: shutting down");
+    n1.status(false, 9).await;
+    n1.events(vec![connect("web-0", 2)]).await;
+    drop(n1);
+    assert_eq!(
+        plugin.ended().await,
+        Ended {
+            code: Some(3),
+            out: vec!["n21".into(), "n12".into(), "n23".into()],
+            err: vec!["nodes not heard all the time: n2".into()],
+        }
+    );
+    assert!(two.is_left_alone());
+}
+
+#[tokio::test]
+async fn what_one_agent_refuses_others_show() {
+    let (api, mut one, mut two) = two_nodes().await;
+    let refuses = "n2 refuses: allow[0].pids: no ?[31msuch pid";
+    let mut plugin = api.plugin(&["-p", NOT_OF_N2, "--last", "5", "-o", SEQUENCES]);
+    let n1 = one.watched().await;
+    n1.status(false, 9).await;
+    n1.events(vec![connect("web-0", 1)]).await;
+    assert_eq!(plugin.said().await, refuses);
+    drop(n1);
+    assert_eq!(
+        plugin.ended().await,
+        Ended {
+            code: Some(3),
+            out: vec!["n11".into()],
+            err: vec!["nodes not heard all the time: n2".into()],
+        }
+    );
+
+    let args = ["connections", "-p", NOT_OF_N2, "-o", SEQUENCES];
+    let ended = api.plugin(&args).ended().await;
+    assert_eq!((ended.code, ended.out.len()), (Some(3), 2));
+    assert_eq!(ended.err, [refuses]);
+
+    // The agent that takes the place of the one that refuses is asked again.
+    let mut plugin = api.plugin(&["-p", NOT_OF_N2, "-o", SEQUENCES]);
+    let n1 = one.watched().await;
+    n1.live(0).await;
+    assert_eq!(plugin.said().await, refuses);
+    let mut newer = Agent::start("n2 as well").await;
+    api.agent("agent-3", "n2", newer.address);
+    api.delete("tcptracer", "agent-2");
+    let n2 = newer.watched().await;
+    n2.live(0).await;
+    n2.events(vec![connect("cart-0", 4)]).await;
+    assert_eq!(plugin.line().await, "n2 as well4");
+    assert_eq!(plugin.interrupt().await.code, Some(3));
+    assert!(two.is_left_alone());
+}
+
+#[tokio::test]
+async fn what_all_agents_refuse_is_the_users_error() {
+    let (api, _one, _two) = two_nodes().await;
+    for args in [&[][..], &["--last", "5"], &["connections"]] {
+        let args = [&["-p", NOBODYS, "-o", "name"], args].concat();
+        assert_eq!(
+            api.plugin(&args).ended().await,
+            Ended {
+                code: Some(2),
+                out: vec![],
+                err: vec!["allow[0].pids: no ?[31msuch pid".into()],
+            }
+        );
+    }
 }
 
 #[tokio::test]

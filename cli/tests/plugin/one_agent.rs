@@ -8,7 +8,7 @@ use tcptracer_proto::v1::{self, Position, watch_request::History};
 use tonic::Status;
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
-use crate::agent::{Agent, close, connect, connection};
+use crate::agent::{Agent, NOBODYS, close, connect, connection};
 use crate::plugin::{Ended, Plugin, command, soon};
 
 /// What a plugin writes when its agent has these events.
@@ -385,16 +385,17 @@ async fn what_an_agent_says_of_itself_is_told_once() {
 #[tokio::test]
 async fn what_an_agent_refuses_is_the_users_error() {
     let agent = Agent::start("node-1").await;
-    assert_eq!(
-        Plugin::of(&agent, &["-p", "4242", "-o", "name"])
-            .ended()
-            .await,
-        Ended {
-            code: Some(2),
-            out: vec![],
-            err: vec!["allow[0].pids: no ?[31msuch pid".into()],
-        }
-    );
+    for args in [&[][..], &["--last", "1"], &["connections"]] {
+        let args = [&["-p", NOBODYS, "-o", "name"], args].concat();
+        assert_eq!(
+            Plugin::of(&agent, &args).ended().await,
+            Ended {
+                code: Some(2),
+                out: vec![],
+                err: vec!["allow[0].pids: no ?[31msuch pid".into()],
+            }
+        );
+    }
 }
 
 #[tokio::test]
