@@ -175,7 +175,7 @@ pub async fn within<T>(
         None => work.await,
         Some(timeout) => tokio::time::timeout(timeout, work)
             .await
-            .with_context(|| format!("no answer within {timeout:?} (--request-timeout)"))?,
+            .map_err(|_| anyhow!("no answer within {timeout:?} (--request-timeout)"))?,
     }
 }
 

@@ -16,6 +16,7 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::dial::within;
 use crate::exit::say;
 use crate::plan::{AgentPod, Plan, Wanted, plan};
 use crate::request::Selection;
@@ -36,6 +37,8 @@ pub struct Search {
     pub agent_namespace: Option<String>,
     /// Nodes that may be asked at a time.
     pub max_nodes: usize,
+    /// How long the API server may take to answer, until there is a plan.
+    pub timeout: Option<Duration>,
 }
 
 impl Search {
@@ -54,7 +57,8 @@ pub async fn follow(search: Search) -> Result<watch::Receiver<Plan>> {
     let mut cluster = View::new(search.selection.clone(), search.max_nodes);
     let mut changes = changes(&search).await?;
     while !cluster.is_complete() {
-        let change = changes.next().await.context("the watches have ended")?;
+        let next = async { changes.next().await.context("the watches have ended") };
+        let change = within(search.timeout, next).await?;
         let (source, event) = change.map_err(explain)?;
         cluster.take(source, event);
     }
@@ -145,20 +149,23 @@ async fn agent_namespaces(search: &Search) -> Result<Vec<Option<String>>> {
         return Ok(vec![search.agent_namespace.clone()]);
     }
     let agents = ListParams::default().labels(AGENT_LABELS).limit(1);
-    match pods_in(&search.client, None).list(&agents).await {
+    let agents_of =
+        async |pods: Api<Pod>| within(search.timeout, async { Ok(pods.list(&agents).await) }).await;
+    match agents_of(pods_in(&search.client, None)).await? {
         Ok(_) => return Ok(vec![None]),
         Err(kube::Error::Api(status)) if status.code == 403 => {}
         Err(e) => return Err(anyhow::Error::new(e).context("cannot look for agents")),
     }
     let namespaces: Api<Namespace> = Api::all(search.client.clone());
-    let namespaces = namespaces
-        .list_metadata(&ListParams::default())
-        .await
+    let all = ListParams::default();
+    let namespaces = async { Ok(namespaces.list_metadata(&all).await) };
+    let namespaces = within(search.timeout, namespaces)
+        .await?
         .context("may not look for agents in all namespaces: name theirs with --agent-namespace")?;
     let mut found = Vec::new();
     for namespace in namespaces {
         let name = namespace.name_any();
-        let pods = pods_in(&search.client, Some(&name)).list(&agents).await;
+        let pods = agents_of(pods_in(&search.client, Some(&name))).await?;
         if pods.is_ok_and(|pods| !pods.items.is_empty()) {
             found.push(Some(name));
         }

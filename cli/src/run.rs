@@ -131,6 +131,7 @@ impl Scope {
             selection,
             agent_namespace: args.agents.agent_namespace.clone(),
             max_nodes: args.agents.max_nodes.into(),
+            timeout,
         };
         let subject = Subject {
             pods,

@@ -484,6 +484,39 @@ async fn a_cluster_that_cannot_be_reached() {
 }
 
 #[tokio::test]
+async fn a_cluster_that_does_not_answer() {
+    // It accepts, and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let silent = silent.expect("a port");
+    let url = format!("http://{}/", silent.local_addr().expect("an address"));
+    for more in [&[][..], &["--agent-namespace", "a"], &["status"]] {
+        let args = [&["-s", &url, "--request-timeout", "1s"], more].concat();
+        assert_eq!(
+            Plugin::start(&args).ended().await,
+            Ended {
+                code: Some(1),
+                out: vec![],
+                err: vec![format!(
+                    "the cluster at {url}: no answer within 1s (--request-timeout)"
+                )],
+            }
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_followed_may_be_silent_for_longer() {
+    let (api, mut one, mut two) = two_nodes().await;
+    let args = ["--request-timeout", "1s", "--duration", "4s", "-o", "name"];
+    let plugin = api.plugin(&args);
+    let (n1, n2) = (one.watched().await, two.watched().await);
+    n1.live(0).await;
+    n2.live(0).await;
+    assert_eq!(plugin.ended().await.well(), [""; 0]);
+    assert!(one.is_left_alone() && two.is_left_alone());
+}
+
+#[tokio::test]
 async fn the_kubeconfigs_that_there_are() {
     let (api, _one, _two) = two_nodes().await;
     let folder = tempfile::tempdir().expect("a folder");
