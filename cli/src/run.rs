@@ -1,6 +1,7 @@
 //! From the command line to what does the work.
 
 use std::future::Future;
+use std::io;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -155,7 +156,7 @@ impl Scope {
     }
 }
 
-/// When the user ends it, or the time is over.
+/// When the user ends it, or the time is over. Signals count from here on, not only once somebody waits.
 fn end(after: Option<Duration>) -> Result<impl Future<Output = ()>> {
     let over = async move {
         match after {
@@ -163,26 +164,32 @@ fn end(after: Option<Duration>) -> Result<impl Future<Output = ()>> {
             None => std::future::pending().await,
         }
     };
-    let terminated = terminated()?;
+    let ended = ended().context("cannot handle signals")?;
     Ok(async move {
         tokio::select! {
             () = over => {}
-            () = terminated => {}
-            _ = tokio::signal::ctrl_c() => {}
+            () = ended => {}
         }
     })
 }
 
 #[cfg(unix)]
-fn terminated() -> Result<impl Future<Output = ()>> {
+fn ended() -> io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("cannot handle signals")?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     Ok(async move {
-        terminate.recv().await;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
     })
 }
 
-#[cfg(not(unix))]
-fn terminated() -> Result<impl Future<Output = ()>> {
-    Ok(std::future::pending())
+#[cfg(windows)]
+fn ended() -> io::Result<impl Future<Output = ()>> {
+    let mut interrupt = tokio::signal::windows::ctrl_c()?;
+    Ok(async move {
+        interrupt.recv().await;
+    })
 }
