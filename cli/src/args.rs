@@ -46,7 +46,6 @@ Examples:
     display_name = "kubectl tcptracer",
     version,
     about = "Show the TCP connections of pods as they open and close",
-    disable_help_subcommand = true,
     after_help = AFTER_HELP
 )]
 pub struct Args {
@@ -55,7 +54,7 @@ pub struct Args {
     pub command: Option<Command>,
 
     /// Only pods with these names
-    #[arg(value_name = "POD")]
+    #[arg(value_name = "POD", value_parser = name_of)]
     pub pods: Vec<String>,
 
     /// Which events.
@@ -85,7 +84,7 @@ pub enum Command {
     /// List the connections that are open now
     Connections {
         /// Only pods with these names
-        #[arg(value_name = "POD")]
+        #[arg(value_name = "POD", value_parser = name_of)]
         pods: Vec<String>,
     },
     /// Say how the agents fare: those of all nodes, or of those that hold the selected pods
@@ -145,8 +144,8 @@ const MAX_NOT: usize = 32;
 #[derive(Clone, Debug, Default, Group)]
 #[command(next_help_heading = "Filters")]
 pub struct FilterArgs {
-    /// Only these namespaces
-    #[arg(short, long, global = true, value_name = "NS", value_delimiter = ',')]
+    /// Only these namespaces [default: the context's]
+    #[arg(short, long, global = true, value_name = "NS", value_delimiter = ',', value_parser = name_of)]
     pub namespace: Vec<String>,
 
     /// All namespaces
@@ -158,19 +157,19 @@ pub struct FilterArgs {
     pub selector: Vec<String>,
 
     /// Only containers with these names
-    #[arg(short, long, global = true, value_name = "NAME", value_delimiter = ',')]
+    #[arg(short, long, global = true, value_name = "NAME", value_delimiter = ',', value_parser = name_of)]
     pub container: Vec<String>,
 
     /// Only these nodes
-    #[arg(long, global = true, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, global = true, value_name = "NAME", value_delimiter = ',', value_parser = name_of)]
     pub node: Vec<String>,
 
     /// Only connections that these processes own or close (ids on the node)
-    #[arg(short, long, global = true, value_name = "PID", value_delimiter = ',', value_parser = positive())]
+    #[arg(short, long, global = true, value_name = "PID", value_delimiter = ',', value_parser = number)]
     pub pid: Vec<u32>,
 
     /// Only sockets of these network namespaces (inode numbers)
-    #[arg(short = 'N', long, global = true, value_name = "NETNS", value_delimiter = ',', value_parser = positive())]
+    #[arg(short = 'N', long, global = true, value_name = "NETNS", value_delimiter = ',', value_parser = number)]
     pub netns: Vec<u32>,
 
     /// Only IPv4 sockets
@@ -182,7 +181,7 @@ pub struct FilterArgs {
     pub ipv6: bool,
 
     /// Only where a side has one of these ports
-    #[arg(long, global = true, value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, global = true, value_name = "PORT", value_delimiter = ',', value_parser = port)]
     pub port: Vec<u16>,
 
     /// Only where a side's address is one of these or in one of these networks
@@ -290,7 +289,7 @@ pub struct AgentArgs {
     pub tls_key: Option<PathBuf>,
 
     /// The namespace of the agents [default: found by their labels]
-    #[arg(long, global = true, value_name = "NS")]
+    #[arg(long, global = true, value_name = "NS", value_parser = name_of)]
     pub agent_namespace: Option<String>,
 
     /// The port of the agents in their pods
@@ -323,11 +322,11 @@ pub struct ClusterArgs {
     pub user: Option<String>,
 
     /// The API server's address (kubectl's --server)
-    #[arg(short = 's', long, global = true, value_name = "URL")]
+    #[arg(short = 's', long, global = true, value_name = "URL", value_parser = url)]
     pub api_server: Option<String>,
 
     /// The bearer token for the API server
-    #[arg(long, global = true, value_name = "TOKEN")]
+    #[arg(long, global = true, value_name = "TOKEN", value_parser = word)]
     pub token: Option<String>,
 
     /// The user name for the API server, with --password
@@ -339,15 +338,15 @@ pub struct ClusterArgs {
     pub password: Option<String>,
 
     /// The user to impersonate
-    #[arg(long = "as", global = true, value_name = "NAME")]
+    #[arg(long = "as", global = true, value_name = "NAME", value_parser = word)]
     pub as_user: Option<String>,
 
     /// The groups to impersonate
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME", value_parser = word)]
     pub as_group: Vec<String>,
 
     /// The uid to impersonate
-    #[arg(long, global = true, value_name = "UID")]
+    #[arg(long, global = true, value_name = "UID", value_parser = word)]
     pub as_uid: Option<String>,
 
     /// What else to impersonate; given again for more keys, or more values of a key
@@ -498,16 +497,13 @@ impl FromStr for Denied {
             ("node", Some(v)) => filter.nodes = list(v, name_of)?,
             ("pid", Some(v)) => filter.pids = list(v, number)?,
             ("netns", Some(v)) => filter.netns = list(v, number)?,
-            ("port", Some(v)) => {
-                filter.ports = list(v, number)?;
-                if filter.ports.iter().any(|p| *p > u16::MAX.into()) {
-                    return Err("ports end at 65535".into());
-                }
-            }
+            ("port", Some(v)) => filter.ports = list(v, |text| port(text).map(u32::from))?,
             ("cidr", Some(v)) => filter.cidrs = list(v, |text| Ok(network(text)?.to_string()))?,
             ("type", Some(v)) => {
                 filter.types = list(v, |text| {
-                    let kind = EventType::from_str(text, false)?;
+                    let kind = EventType::from_str(text, false).map_err(|_| {
+                        format!("`{text}` is none of connect, accept, close and failed")
+                    })?;
                     Ok(v1::EventType::from(kind).into())
                 })?;
             }
@@ -532,10 +528,13 @@ fn list<T>(values: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Ve
     values.split(',').map(parse).collect()
 }
 
+/// The name of something in the cluster.
 fn name_of(text: &str) -> Result<String, String> {
+    let usual = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
     match text {
-        "" => Err("a value is empty".into()),
-        text => Ok(text.into()),
+        "" => Err("a name is empty".into()),
+        text if text.chars().all(usual) => Ok(text.into()),
+        text => Err(format!("`{text}` is not a name")),
     }
 }
 
@@ -546,8 +545,11 @@ fn number(text: &str) -> Result<u32, String> {
     }
 }
 
-fn positive() -> impl clap::builder::TypedValueParser<Value = u32> {
-    clap::value_parser!(u32).range(1..)
+fn port(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(format!("`{text}` is not a number from 1 to {}", u16::MAX)),
+    }
 }
 
 fn selector(text: &str) -> Result<String, String> {
@@ -581,6 +583,26 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// A year; what is longer overflows clocks.
 const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// The address of the API server.
+fn url(text: &str) -> Result<String, String> {
+    let rest = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme));
+    match rest {
+        Some(rest) if !rest.is_empty() => Ok(text.into()),
+        _ => Err("expected a URL, such as https://HOST:PORT".into()),
+    }
+}
+
+/// What goes into a header of a request. An empty one would say nothing: nobody would be impersonated.
+fn word(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("it is empty".into()),
+        text if text.chars().any(char::is_control) => Err("it has control characters".into()),
+        text => Ok(text.into()),
+    }
+}
 
 fn extra(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -681,9 +703,23 @@ mod tests {
             ("-l =x", "expected the key of a label at character 1"),
             ("--cidr 10.0.0.0/33", "neither a network"),
             ("--cidr fe80::%eth0", "neither a network"),
-            ("--port 0", "0 is not in 1..=65535"),
-            ("--port 65536", "65536 is not in 1..=65535"),
-            ("-p 0", "0 is not in"),
+            ("--port 0", "`0` is not a number from 1 to 65535"),
+            ("--port 65536", "`65536` is not a number from 1 to 65535"),
+            ("--port http", "`http` is not a number from 1 to 65535"),
+            ("-p 0", "`0` is not a number from 1"),
+            ("-N x", "`x` is not a number from 1"),
+            ("pod/web-0", "`pod/web-0` is not a name"),
+            ("connections pod/web-0", "`pod/web-0` is not a name"),
+            ("-n a,,b", "a name is empty"),
+            ("-n a/../b", "`a/../b` is not a name"),
+            ("-c=", "a name is empty"),
+            ("--node a,", "a name is empty"),
+            ("--agent-namespace=a?", "`a?` is not a name"),
+            ("-s east:6443", "expected a URL"),
+            ("-s https://", "expected a URL"),
+            ("--token=", "it is empty"),
+            ("--token=a\nb", "it has control characters"),
+            ("--as=", "it is empty"),
             ("--type open", "invalid value 'open'"),
             ("-A -n a", "exclude each other"),
             ("-A connections -n a", "exclude each other"),
@@ -694,12 +730,18 @@ mod tests {
             ("-f status", "for watching"),
             ("--not port", "port takes a value"),
             ("--not port=", "not a number"),
-            ("--not port=70000", "ports end at 65535"),
+            (
+                "--not port=70000",
+                "`70000` is not a number from 1 to 65535",
+            ),
             ("--not host=a", "host takes no value"),
             ("--not colour=red", "expected FILTER=VALUE"),
             ("--not selector=a=b;", "expected `,` at character 4"),
-            ("--not pod=a,,b", "a value is empty"),
-            ("--not type=open", "invalid variant: open"),
+            ("--not pod=a,,b", "a name is empty"),
+            (
+                "--not type=open",
+                "`open` is none of connect, accept, close and failed",
+            ),
             ("--tls-ca ca.pem", "are for --server"),
             ("--server h:1 --tls-ca a --tls-cert b", "need each other"),
             ("--server h:1 --tls-cert b --tls-key c", "needs --tls-ca"),

@@ -5,9 +5,9 @@ use std::env;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
-use kube::config::{AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, KubeconfigError};
-use kube::config::{NamedAuthInfo, NamedCluster, NamedContext};
+use anyhow::{Context as _, Result, anyhow};
+use kube::config::{AuthInfo, Cluster, Context, InClusterError, KubeConfigOptions};
+use kube::config::{Kubeconfig, KubeconfigError, NamedAuthInfo, NamedCluster, NamedContext};
 use kube::{Client, Config};
 
 use crate::args::ClusterArgs;
@@ -29,6 +29,11 @@ pub struct Reach {
 /// Reads what there is to read; nothing is sent yet.
 pub async fn reach(args: &ClusterArgs) -> Result<Reach> {
     let mut config = config(args).await?;
+    anyhow::ensure!(
+        matches!(config.cluster_url.scheme_str(), Some("http" | "https")),
+        "the address of the API server is no URL, such as https://HOST:PORT: {}",
+        config.cluster_url
+    );
     config.connect_timeout = args.request_timeout.0;
     Ok(Reach {
         namespace: config.default_namespace.clone(),
@@ -96,9 +101,12 @@ fn in_cluster(args: &ClusterArgs) -> Result<Config> {
             anyhow::bail!("there is no kubeconfig with a {flag} {name}: set --kubeconfig");
         }
     }
-    let mut config = Config::incluster().context(
-        "found no cluster: set --kubeconfig or $KUBECONFIG, or ask one agent with --server",
-    )?;
+    let mut config = Config::incluster().map_err(|e| match e {
+        InClusterError::ReadEnvironmentVariable(_) => anyhow!(
+            "found no cluster: set --kubeconfig or $KUBECONFIG, or ask one agent with --server"
+        ),
+        e => anyhow!(e).context("cannot use the service account of this pod"),
+    })?;
     override_in_cluster(&mut config, args);
     Ok(config)
 }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::dial::within;
-use crate::exit::say;
+use crate::exit::{explained, say};
 use crate::plan::{AgentPod, Plan, Wanted, plan};
 use crate::request::Selection;
 
@@ -80,7 +80,7 @@ async fn keep_up(mut cluster: View, mut changes: Changes, to: watch::Sender<Plan
                 // The program is ending, and with it what the watches need.
                 Some(Err(_)) if to.is_closed() => return,
                 Some(Err(e)) => {
-                    let why = format!("{:#}", explain(e));
+                    let why = explained(&explain(e));
                     if told.as_ref() != Some(&why) {
                         say(&format!("the pods are not followed at the moment: {why}"));
                         told = Some(why);

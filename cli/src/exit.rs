@@ -62,6 +62,19 @@ pub fn refused(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
+/// An error and its causes, on one line. An error that ends with what its cause says has said it.
+pub fn explained(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.ends_with(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
+}
+
 /// One line to stderr, made printable. That nobody reads it must not end the program.
 pub fn say(line: &str) {
     let _ = writeln!(io::stderr(), "kubectl tcptracer: {}", text::printable(line));
@@ -72,6 +85,18 @@ mod tests {
     use anyhow::Context;
 
     use super::*;
+
+    #[test]
+    fn what_a_cause_says_is_said_once() {
+        let io = || io::Error::new(io::ErrorKind::NotFound, "no file");
+        let error = anyhow::Error::new(io()).context("cannot read x: no file");
+        assert_eq!(
+            explained(&error.context("it failed")),
+            "it failed: cannot read x: no file"
+        );
+        let error = anyhow::Error::new(io()).context("cannot read x");
+        assert_eq!(explained(&error), "cannot read x: no file");
+    }
 
     #[test]
     fn errors_have_their_codes() {

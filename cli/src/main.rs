@@ -27,7 +27,7 @@ mod watch;
 
 use std::process::ExitCode;
 
-use crate::exit::{Code, code_of, say};
+use crate::exit::{Code, code_of, explained, say};
 
 fn main() -> ExitCode {
     let code = match run::main() {
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         Err(e) => {
             let code = code_of(&e);
             if code != Code::Complete {
-                say(&format!("{e:#}"));
+                say(&explained(&e));
             }
             code
         }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tcptracer_proto::v1::{LossSource, Lost, NodeStatus};
 
-use crate::exit::{Code, Usage, say};
+use crate::exit::{Code, Usage, explained, say};
 use crate::plan::Plan;
 use crate::text::printable;
 
@@ -126,7 +126,8 @@ impl Report {
     /// A node's agent does not answer. Told once, until it does.
     pub fn broken(&mut self, node: &str, why: &anyhow::Error) {
         if self.silent.insert(node.into()) {
-            say(&format!("{node} is not heard: {why:#}; trying again"));
+            let why = explained(why);
+            say(&format!("{node} is not heard: {why}; trying again"));
         }
         self.unheard.insert(node.into());
     }
@@ -137,7 +138,7 @@ impl Report {
             true => "refuses",
             false => "is not heard",
         };
-        say(&format!("{node} {how}: {why:#}"));
+        say(&format!("{node} {how}: {}", explained(why)));
         self.unheard.insert(node.into());
     }
 

@@ -544,7 +544,8 @@ async fn the_kubeconfigs_that_there_are() {
         (
             vec![&empty],
             vec![],
-            "found no cluster: set --kubeconfig or $KUBECONFIG".into(),
+            "found no cluster: set --kubeconfig or $KUBECONFIG, or ask one agent with --server"
+                .into(),
         ),
         (
             vec![&empty],
@@ -556,6 +557,13 @@ async fn the_kubeconfigs_that_there_are() {
         assert_eq!((ended.code, &ended.out[..]), (Some(1), &[][..]), "{why}");
         assert!(ended.err[0].starts_with(&why), "{:?}", ended.err);
     }
+    let odd = file("odd");
+    let kubeconfig = std::fs::read_to_string(&good).expect("a kubeconfig");
+    std::fs::write(&odd, kubeconfig.replace("http://", "")).expect("a file");
+    let ended = with(&[&odd], &[]).await;
+    let why = "the address of the API server is no URL, such as https://HOST:PORT: 127.0.0.1:";
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.err[0].starts_with(why), "{:?}", ended.err);
 }
 
 #[tokio::test]
