@@ -243,7 +243,7 @@ fn explain(error: kube::Error) -> anyhow::Error {
     let refused = matches!(&error, kube::Error::UpgradeConnection(_));
     let error = anyhow::Error::new(error);
     match refused {
-        true => error.context("refused; that takes `create` on pods/portforward"),
+        true => error.context("refused; that takes `get` and `create` on pods/portforward"),
         false => error,
     }
 }

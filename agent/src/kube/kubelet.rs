@@ -2,6 +2,7 @@
 //! appears whose pod is not known.
 
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use http_body_util::{BodyExt, Limited};
 use kube::client::Body;
 use kube::config::AuthInfo;
 use kube::{Client, Config};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -43,6 +46,13 @@ async fn client(kubelet: &Kubelet) -> Result<Client> {
         .with_context(|| format!("--kubelet-url: {} is no URL", kubelet.url.escape_debug()))?;
     let mut config = Config::new(url);
     config.accept_invalid_certs = kubelet.insecure;
+    config.root_cert = match (&kubelet.ca_file, kubelet.insecure) {
+        (Some(path), _) => Some(certificates(path)?),
+        // None is looked at. The system's, which are the default, need not be there.
+        (None, true) => Some(Vec::new()),
+        (None, false) => None,
+    };
+    // Read again now and then.
     config.root_cert_file.clone_from(&kubelet.ca_file);
     config.auth_info = AuthInfo {
         token_file: kubelet
@@ -52,6 +62,14 @@ async fn client(kubelet: &Kubelet) -> Result<Client> {
         ..AuthInfo::default()
     };
     Client::try_from(config).context("--pods kubelet: cannot use the configuration")
+}
+
+/// DER.
+fn certificates(path: &Path) -> Result<Vec<Vec<u8>>> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let certificates =
+        read.with_context(|| format!("--kubelet-ca-file: cannot read {}", path.display()))?;
+    Ok(certificates.into_iter().map(|c| c.to_vec()).collect())
 }
 
 async fn poll(client: &Client, wanted: &Notify, mut outlet: Outlet) -> Result<(), Gone> {

@@ -122,9 +122,10 @@ pub fn network() {
 pub fn privileges() {
     let pod = get(&["pod", "-n", NAMESPACE, &agent_on(nodes()[0])]);
     let spec = &pod["spec"];
-    for shared in ["hostNetwork", "hostPID", "hostIPC"] {
+    for shared in ["hostNetwork", "hostIPC"] {
         assert!(spec[shared].is_null(), "{shared}");
     }
+    assert_eq!(spec["hostPID"], true);
     let [agent] = &spec["containers"].as_array().expect("it has containers")[..] else {
         panic!("there is another container: {spec}");
     };
