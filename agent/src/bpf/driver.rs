@@ -254,7 +254,7 @@ impl Outlet {
         }
     }
 
-    /// In its place among the events. One that gets lost is found again by its first event.
+    /// In its place among the events. One that gets lost is counted: who keeps track has to look for itself then.
     fn put_cgroup(&mut self, change: CgroupChange) {
         self.flush();
         if (self.consumer)(Message::Cgroup(change)).is_err() {

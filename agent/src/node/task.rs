@@ -29,7 +29,7 @@ const CARE: Duration = Duration::from_millis(250);
 /// Between two looks for what can be forgotten.
 const FORGET: Duration = Duration::from_secs(5);
 
-/// Between two looks at what the filter maps really hold.
+/// Between two looks at what the filter maps really hold, and which cgroups there really are.
 const AUDIT: Duration = Duration::from_secs(30);
 
 /// What the task works with, all of it its own.
@@ -87,6 +87,8 @@ pub struct Node {
     /// has changed since.
     generation: u64,
     subscribers_changed: bool,
+    /// When to look for cgroups whose coming or going was not told.
+    rescan: Option<Instant>,
     cared: Instant,
     forgot: Instant,
     audited: Instant,
@@ -109,6 +111,7 @@ impl Node {
             // Another than the index's: all is to be made.
             generation: u64::MAX,
             subscribers_changed: true,
+            rescan: None,
             cared: now,
             forgot: now,
             audited: now,
@@ -148,7 +151,8 @@ impl Node {
     /// When to look at the clock next.
     fn due(&self) -> Instant {
         let care = (self.with.hub.subscribers() > 0).then_some(self.cared + CARE);
-        [care, self.held.due(), self.with.containers.due()]
+        let looks = self.with.containers.due();
+        [care, self.held.due(), looks, self.rescan]
             .into_iter()
             .flatten()
             .fold(self.forgot + FORGET, Instant::min)
@@ -160,7 +164,7 @@ impl Node {
         let now = Instant::now();
         match message {
             Message::Events(events) => self.events(events, now),
-            Message::Lost(total) => self.lost(total),
+            Message::Lost(total) => self.lost(total, now),
             Message::Cgroup(CgroupChange::Made { id, path }) => {
                 match self.with.containers.seen_at(id, &path) {
                     Some(path) => self.with.index.cgroup_made(id, path, now),
@@ -297,11 +301,16 @@ impl Node {
         }
     }
 
-    fn lost(&mut self, total: Losses) {
-        for (before, now) in losses(&self.losses).into_iter().zip(losses(&total)) {
+    fn lost(&mut self, total: Losses, now: Instant) {
+        // A cgroup may be among what was lost. One that is not known is in no filter map, so it has no event
+        // by which it could be noticed.
+        if total.events() > self.losses.events() {
+            self.rescan = Some(now);
+        }
+        for (old, new) in losses(&self.losses).into_iter().zip(losses(&total)) {
             self.tell_loss(Loss {
-                source: now.source,
-                count: now.count.saturating_sub(before.count),
+                source: new.source,
+                count: new.count.saturating_sub(old.count),
             });
         }
         self.losses = total;
@@ -335,13 +344,20 @@ impl Node {
             self.forgot = now;
             self.with.index.forget(now);
         }
-        self.with.containers.look(&mut self.with.index, now);
         if now - self.audited >= AUDIT {
             self.audited = now;
             self.with.maps.refresh();
             self.with.sets.iter_mut().for_each(|s| s.pair().refresh());
             self.subscribers_changed = true;
+            self.rescan = Some(now);
         }
+        if self.rescan.is_some_and(|due| due <= now) {
+            let scanned = self.with.containers.scan_again(&mut self.with.index, now);
+            // Not so soon after the last time.
+            self.rescan = (!scanned).then_some(now + CARE);
+            self.want_pods(now);
+        }
+        self.with.containers.look(&mut self.with.index, now);
         let changed = self.generation != self.with.index.generation();
         if changed {
             self.generation = self.with.index.generation();

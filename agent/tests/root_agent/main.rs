@@ -16,6 +16,7 @@ mod support;
 
 mod containers;
 mod ends;
+mod losses;
 mod names;
 mod places;
 mod streams;
@@ -41,6 +42,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("containers", containers::TESTS),
     ("places", places::TESTS),
     ("streams", streams::TESTS),
+    ("losses", losses::TESTS),
     ("ends", ends::TESTS),
 ];
 
