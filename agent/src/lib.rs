@@ -39,6 +39,8 @@ pub mod kube;
 #[cfg(feature = "agent")]
 pub mod metrics;
 #[cfg(feature = "agent")]
+pub mod newest;
+#[cfg(feature = "agent")]
 pub mod node;
 #[cfg(feature = "agent")]
 pub mod server;

@@ -1,6 +1,6 @@
 //! What the agent tells a monitoring system, in the text format of OpenMetrics.
 //!
-//! The node's task counts events here; gauges are set from its report when somebody asks.
+//! The node's task counts events here; the rest is set from its report when somebody asks.
 
 use std::sync::atomic::AtomicU64;
 
@@ -15,7 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::event::{Event, Kind};
 use crate::hub::{Loss, LossSource};
 use crate::identity::Attribution;
-use crate::node::Report;
+use crate::node::{ProgramRuns, Report};
 
 /// Type and namespace and, if asked for, the pod: there are many.
 type EventLabels = Vec<(&'static str, String)>;
@@ -171,8 +171,8 @@ impl Metrics {
         self.map_errors.inc_by(errors as u64);
     }
 
-    /// Everything as text, with the gauges from `report`.
-    pub fn text(&self, report: &Report) -> String {
+    /// Everything as text, with what `report` and `programs` say now.
+    pub fn text(&self, report: &Report, programs: &[ProgramRuns]) -> String {
         let set = |gauge: &Gauge, value: usize| {
             gauge.set(value as i64);
         };
@@ -189,7 +189,7 @@ impl Metrics {
             set(&self.map_entries.get_or_create(&label), map.entries);
             set(&self.map_capacity.get_or_create(&label), map.capacity);
         }
-        for program in &report.programs {
+        for program in programs {
             let label = HookLabel { hook: program.hook };
             let seconds = program.run_time.as_secs_f64();
             self.run_time.get_or_create(&label).set(seconds);

@@ -31,22 +31,25 @@ impl Program {
 
     /// How often the kernel skipped it because it was running already. Older than 5.12 it does not say.
     pub fn skipped_runs(&self) -> u64 {
-        self.read("recursion_misses:")
+        let [skipped] = self.read(["recursion_misses:"]);
+        skipped
     }
 
     /// How long it ran in all, and how often; counted while the sysctl `kernel.bpf_stats_enabled` is on.
     pub fn run_time(&self) -> (Duration, u64) {
-        let time = Duration::from_nanos(self.read("run_time_ns:"));
-        (time, self.read("run_cnt:"))
+        let [time, runs] = self.read(["run_time_ns:", "run_cnt:"]);
+        (Duration::from_nanos(time), runs)
     }
 
-    /// The kernel shows its counters with the program's descriptor; 0 if it does not.
-    fn read(&self, counter: &str) -> u64 {
+    /// The kernel shows its counters with the program's descriptor; 0 for one that it does not.
+    fn read<const N: usize>(&self, counters: [&str; N]) -> [u64; N] {
         let path = format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd());
         let info = fs::read_to_string(path).unwrap_or_default();
-        info.lines()
-            .find_map(|line| line.strip_prefix(counter)?.trim().parse().ok())
-            .unwrap_or(0)
+        counters.map(|counter| {
+            info.lines()
+                .find_map(|line| line.strip_prefix(counter)?.trim().parse().ok())
+                .unwrap_or(0)
+        })
     }
 }
 

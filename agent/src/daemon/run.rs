@@ -24,7 +24,7 @@ use crate::filter::{Matcher, Scope, Whose};
 use crate::hub::Hub;
 use crate::identity::Index;
 use crate::metrics::Metrics;
-use crate::node::{self, Containers, Inputs, Node, Pair, PinnedFilterSet};
+use crate::node::{self, Containers, Handle, Inputs, Node, Pair, PinnedFilterSet};
 use crate::server::{self, About, Listener, Service};
 use crate::{http, kube};
 
@@ -72,6 +72,11 @@ async fn serve(args: &Args) -> Result<()> {
     let (tracer, tracer_messages, node) = start_node(args, &metrics, &wanted)?;
     let about = Arc::new(about(args, &tracer));
     let (commands, asked) = mpsc::channel(QUEUE);
+    let handle = Handle::new(
+        commands,
+        tracer.connections().try_clone()?,
+        tracer.programs(),
+    );
     let (updates, pods) = mpsc::channel(QUEUE);
     let stop = CancellationToken::new();
 
@@ -83,7 +88,7 @@ async fn serve(args: &Args) -> Result<()> {
     );
     let service = Service::new(
         Arc::clone(&about),
-        commands.clone(),
+        handle.clone(),
         args.max_streams as usize,
     );
     let mut tasks = Tasks::default();
@@ -94,7 +99,7 @@ async fn serve(args: &Args) -> Result<()> {
         stop: stop.clone(),
     }));
     tasks.start(server::serve(service, listener, stop.clone()));
-    tasks.start(http::serve(http_listener, commands, metrics, stop.clone()));
+    tasks.start(http::serve(http_listener, handle, metrics, stop.clone()));
     let source = kube::run(args.source(), about.node.clone(), wanted, updates);
     tasks.start(until(stop.clone(), source));
 
@@ -169,8 +174,6 @@ fn start_node(
         maps,
         pins,
         hub: Hub::new(args.history as usize, args.queue as usize),
-        connections: tracer.connections().try_clone()?,
-        programs: tracer.programs(),
         metrics: Arc::clone(metrics),
         labels: args.pod_labels.clone(),
         shortcomings: tracer

@@ -3,25 +3,29 @@ The node's task: it owns everything that changes while the agent runs.
 
 Cgroups and events come from the tracer, pods from their source, questions from the servers, each by a
 channel; the task takes one at a time, so no state is shared and none is locked. It waits for nobody: what it
-cannot name yet is held back for some tens of milliseconds at most, and subscribers have queues.
+cannot name yet is held back for some tens of milliseconds at most, and subscribers have queues. Nor does a
+question make it work long, or keep it from the tracer: what takes time is done by who asks, in [`Handle`].
 */
 
 mod containers;
+mod handle;
 mod held;
 mod selection;
 mod task;
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
-use crate::event::Event;
+use crate::event::{Event, Nanos};
 use crate::filter::Matcher;
 use crate::hub::{Loss, Status, Subscription};
 use crate::identity::{Attribution, Sizes};
 
 pub use containers::Containers;
+pub use handle::{Handle, ProgramRuns};
 pub use selection::{FilterSet, Pair, PinnedFilterSet};
 pub use task::{Config, Inputs, Node};
 
@@ -52,15 +56,37 @@ pub enum Command {
         /// Where they come.
         reply: oneshot::Sender<Subscription>,
     },
-    /// The connections that are open.
-    Connections {
-        /// Which ones.
-        matcher: Matcher,
+    /// Whose processes are, all as of one moment, and how to write times then.
+    Name {
+        /// Theirs.
+        owners: HashSet<Owner>,
         /// Where the answer comes.
-        reply: oneshot::Sender<anyhow::Result<Listing>>,
+        reply: oneshot::Sender<(Clock, HashMap<Owner, Attribution>)>,
     },
     /// How the agent fares.
     Report(oneshot::Sender<Report>),
+}
+
+/// What tells whose a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// The id of its cgroup.
+    pub cgroup: u64,
+    /// The inode of its mount namespace.
+    pub mntns: u64,
+    /// When it was in both; long ago, if that is not known.
+    pub since: Option<Nanos>,
+}
+
+impl Owner {
+    /// The event's.
+    pub fn of(event: &Event) -> Self {
+        Self {
+            cgroup: event.owner.cgroup_id,
+            mntns: event.owner.mntns.into(),
+            since: event.owned_since(),
+        }
+    }
 }
 
 /// The connections that are open.
@@ -68,7 +94,7 @@ pub enum Command {
 pub struct Listing {
     /// Relates their times to the time of day.
     pub clock: Clock,
-    /// Their state, and whose they are, as they were opened.
+    /// Their state, and whose they are, in the order in which they were opened.
     pub connections: Vec<(Event, Attribution)>,
 }
 
@@ -81,17 +107,6 @@ pub struct MapUse {
     pub entries: usize,
     /// Entries there is room for.
     pub capacity: usize,
-}
-
-/// What a program has cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProgramRuns {
-    /// Its hook.
-    pub hook: &'static str,
-    /// How long it ran in all.
-    pub run_time: Duration,
-    /// How often.
-    pub runs: u64,
 }
 
 /// How the agent fares.
@@ -113,8 +128,6 @@ pub struct Report {
     pub lost: Vec<Loss>,
     /// Filter maps.
     pub maps: Vec<MapUse>,
-    /// Programs.
-    pub programs: Vec<ProgramRuns>,
 }
 
 impl Report {

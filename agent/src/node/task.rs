@@ -12,8 +12,8 @@ use tracing::{info, warn};
 use super::containers::Containers;
 use super::held::Held;
 use super::selection::{self, Pair, PinnedFilterSet};
-use super::{Command, Listing, ProgramRuns, Report, Since};
-use crate::bpf::{Connections, Message, Outcome, PinDir, Program};
+use super::{Command, Owner, Report, Since};
+use crate::bpf::{Message, Outcome, PinDir};
 use crate::clock::{self, Clock, monotonic_now};
 use crate::event::{CgroupChange, Event, Losses, Nanos};
 use crate::filter::Matcher;
@@ -46,10 +46,6 @@ pub struct Config {
     pub pins: PinDir,
     /// Subscribers and history.
     pub hub: Hub,
-    /// The connections in the kernel.
-    pub connections: Connections,
-    /// The programs in the kernel.
-    pub programs: Arc<[Program]>,
     /// Where events and losses are counted.
     pub metrics: Arc<Metrics>,
     /// The labels of pods that events carry.
@@ -123,17 +119,26 @@ impl Node {
 
     /// Runs until it is stopped or the tracer ends.
     pub async fn run(mut self, mut inputs: Inputs) -> Result<()> {
+        let mut has_answered = false;
         loop {
             self.settle();
             let due = self.due();
-            // Names before events, and what is wanted before both.
+            // Names before events, and what is wanted before both; but after each question the tracer has its turn,
+            // or many questions would have events wait until the queue overflows.
+            let may_ask = !has_answered || inputs.tracer.is_empty();
             tokio::select! {
                 biased;
                 () = inputs.stop.cancelled() => break,
                 Some(update) = inputs.pods.recv() => self.pods(update),
-                Some(command) = inputs.commands.recv() => self.command(command),
+                Some(command) = inputs.commands.recv(), if may_ask => {
+                    self.command(command);
+                    has_answered = true;
+                }
                 message = inputs.tracer.recv() => match message {
-                    Some(message) => self.tracer(message),
+                    Some(message) => {
+                        self.tracer(message);
+                        has_answered = false;
+                    }
                     None => anyhow::bail!("the tracer has ended"),
                 },
                 () = sleep_until(due.into()) => {}
@@ -224,8 +229,11 @@ impl Node {
                 self.select(Instant::now());
                 let _ = reply.send(subscription);
             }
-            Command::Connections { matcher, reply } => {
-                let _ = reply.send(self.list(&matcher));
+            Command::Name { owners, reply } => {
+                let mut clock = self.clock;
+                clock.keep_up();
+                let name = |owner: Owner| (owner, self.attribute(owner).1);
+                let _ = reply.send((clock, owners.into_iter().map(name).collect()));
             }
             Command::Report(reply) => {
                 let _ = reply.send(self.report());
@@ -257,13 +265,13 @@ impl Node {
         self.publish(ready);
     }
 
-    fn attribute(&self, event: &Event) -> (Option<ContainerKey>, Attribution) {
-        attribute(&self.with.index, event)
+    fn attribute(&self, owner: Owner) -> (Option<ContainerKey>, Attribution) {
+        attribute(&self.with.index, owner)
     }
 
     /// Whether more may be known of the event's owner soon.
     fn waits(&self, event: &Event) -> bool {
-        match self.attribute(event).1 {
+        match self.attribute(Owner::of(event)).1 {
             Attribution::Pending(..) => true,
             Attribution::Unknown => self.with.index.should_scan(event.owner.cgroup_id),
             _ => false,
@@ -274,7 +282,7 @@ impl Node {
     fn publish(&mut self, events: Vec<Event>) {
         let mut published = Vec::with_capacity(events.len());
         for event in events {
-            let (key, who) = self.attribute(&event);
+            let (key, who) = self.attribute(Owner::of(&event));
             self.with.metrics.count(&event, &who);
             // Its own agent tells of it.
             if who == Attribution::Foreign {
@@ -371,7 +379,7 @@ impl Node {
         let index = &self.with.index;
         let is_named = |event: &Event| {
             !matches!(
-                attribute(index, event).1,
+                attribute(index, Owner::of(event)).1,
                 Attribution::Pending(..) | Attribution::Unknown
             )
         };
@@ -414,21 +422,6 @@ impl Node {
 
     // === answers
 
-    fn list(&self, matcher: &Matcher) -> Result<Listing> {
-        let mut connections = Vec::new();
-        for event in self.with.connections.list()? {
-            let (_, who) = self.attribute(&event);
-            let verdicts = matcher.judge(&who);
-            if matcher.passes_connection(verdicts, &event) {
-                connections.push((event, who));
-            }
-        }
-        connections.sort_by_key(|(event, _)| (event.established, event.id));
-        let mut clock = self.clock;
-        clock.keep_up();
-        Ok(Listing { clock, connections })
-    }
-
     fn report(&self) -> Report {
         let with = &self.with;
         Report {
@@ -447,27 +440,14 @@ impl Node {
                 .usage()
                 .chain(with.sets.iter().flat_map(PinnedFilterSet::usage))
                 .collect(),
-            programs: with
-                .programs
-                .iter()
-                .map(|program| {
-                    let (run_time, runs) = program.run_time();
-                    ProgramRuns {
-                        hook: program.hook,
-                        run_time,
-                        runs,
-                    }
-                })
-                .collect(),
         }
     }
 }
 
-/// Whose the event is.
-fn attribute(index: &Index, event: &Event) -> (Option<ContainerKey>, Attribution) {
-    let owner = &event.owner;
-    let since = event.owned_since().and_then(clock::instant);
-    index.attribute(owner.cgroup_id, owner.mntns.into(), since)
+/// Whose a process is.
+fn attribute(index: &Index, owner: Owner) -> (Option<ContainerKey>, Attribution) {
+    let since = owner.since.and_then(clock::instant);
+    index.attribute(owner.cgroup, owner.mntns, since)
 }
 
 /// The tracer's losses by place, in an order of their own.

@@ -13,7 +13,7 @@ use tcptracer_proto::v1;
 use tcptracer_proto::v1::watch_request::History;
 use tcptracer_proto::v1::watch_response::Message;
 use tcptracer_proto::{DESCRIPTORS, Frame};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -21,8 +21,10 @@ use tonic::{Request, Response, Status};
 
 use super::convert;
 use super::listen::Listener;
+use crate::event::Event;
 use crate::hub::{Item, Subscription};
-use crate::node::{Command, Since};
+use crate::identity::Attribution;
+use crate::node::{Handle, Since};
 
 /// A request is a few filters; anything larger is refused.
 const MAX_REQUEST: usize = 1 << 20;
@@ -56,31 +58,18 @@ pub struct About {
 #[derive(Clone, Debug)]
 pub struct Service {
     about: Arc<About>,
-    commands: mpsc::Sender<Command>,
+    node: Handle,
     streams: Arc<Semaphore>,
 }
 
 impl Service {
-    /// Asks the node's task through `commands`; at most `max_streams` are served at a time.
-    pub fn new(about: Arc<About>, commands: mpsc::Sender<Command>, max_streams: usize) -> Self {
+    /// At most `max_streams` are served at a time.
+    pub fn new(about: Arc<About>, node: Handle, max_streams: usize) -> Self {
         Self {
             about,
-            commands,
+            node,
             streams: Arc::new(Semaphore::new(max_streams)),
         }
-    }
-
-    async fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<T>) -> Command,
-    ) -> Result<T, Status> {
-        let (reply, answer) = oneshot::channel();
-        let ended = || Status::unavailable("the agent is ending");
-        self.commands
-            .send(command(reply))
-            .await
-            .map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())
     }
 
     fn permit(&self) -> Result<OwnedSemaphorePermit, Status> {
@@ -135,14 +124,8 @@ impl TcpTracerService for Service {
         }
         let permit = self.permit()?;
         let follow = !request.history_only;
-        let subscription = self
-            .ask(|reply| Command::Subscribe {
-                matcher,
-                since,
-                follow,
-                reply,
-            })
-            .await?;
+        let subscribed = self.node.subscribe(matcher, since, follow).await;
+        let subscription = subscribed.ok_or_else(ending)?;
         let frames = stream::unfold(
             (subscription, self.envelope(), permit),
             |(mut subscription, envelope, permit)| async {
@@ -163,38 +146,35 @@ impl TcpTracerService for Service {
         let matcher = convert::matcher(request.allow, request.deny, &self.about.node)
             .map_err(|e| Status::invalid_argument(e.to_string()))?;
         let permit = self.permit()?;
-        let listing = self
-            .ask(|reply| Command::Connections { matcher, reply })
-            .await?
-            .map_err(|e| Status::internal(format!("{e:#}")))?;
+        let listing = self.node.list(matcher).await;
+        let listing = listing
+            .map_err(|e| Status::internal(format!("{e:#}")))?
+            .ok_or_else(ending)?;
         let about = Arc::clone(&self.about);
-        let batches: Vec<_> = listing
-            .connections
-            .chunks(LIST_BATCH)
-            .map(|batch| v1::ListConnectionsResponse {
-                node: about.node.clone(),
-                epoch: about.epoch,
-                connections: batch
-                    .iter()
-                    .map(|(event, who)| {
-                        convert::connection(event, who, listing.clock, &about.labels)
-                    })
-                    .collect(),
-            })
-            .map(Ok)
-            .collect();
-        let batches = stream::unfold(
-            (batches.into_iter(), permit),
-            |(mut batches, permit)| async { Some((batches.next()?, (batches, permit))) },
-        );
-        Ok(Response::new(Box::pin(batches)))
+        let response = move |batch: &[(Event, Attribution)]| v1::ListConnectionsResponse {
+            node: about.node.clone(),
+            epoch: about.epoch,
+            connections: batch
+                .iter()
+                .map(|(event, who)| convert::connection(event, who, listing.clock, &about.labels))
+                .collect(),
+        };
+        // Each is made as it is taken: for a slow client, the list is held and not the messages as well.
+        let mut sent = 0;
+        let batches = std::iter::from_fn(move || {
+            let _permit = &permit;
+            let batch = listing.connections[sent..].chunks(LIST_BATCH).next()?;
+            sent += batch.len();
+            Some(Ok(response(batch)))
+        });
+        Ok(Response::new(Box::pin(stream::iter(batches))))
     }
 
     async fn get_server_info(
         &self,
         _: Request<v1::GetServerInfoRequest>,
     ) -> Result<Response<v1::GetServerInfoResponse>, Status> {
-        let report = self.ask(Command::Report).await?;
+        let report = self.node.report().await.ok_or_else(ending)?;
         let about = &self.about;
         Ok(Response::new(v1::GetServerInfoResponse {
             node: about.node.clone(),
@@ -224,6 +204,10 @@ impl TcpTracerService for Service {
             containers: report.sizes.containers as u32,
         }))
     }
+}
+
+fn ending() -> Status {
+    Status::unavailable("the agent is ending")
 }
 
 async fn next_frame(

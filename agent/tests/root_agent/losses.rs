@@ -1,16 +1,25 @@
 //! What the kernel or the agent lost, and that nothing stays wrong because of it.
 
+use std::io::Read;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tcptracer_proto::v1::LossSource;
 use tcptracer_proto::v1::watch_response::Message;
 
-use crate::client::{identity, of};
-use crate::node::Node;
-use crate::support::wait_until;
+use crate::client::{Client, identity, of};
+use crate::node::{Node, get};
+use crate::support::{DEADLINE, wait_until};
 use crate::tests;
 
-tests![a_container_whose_coming_was_lost_is_found];
+tests![
+    a_container_whose_coming_was_lost_is_found,
+    a_flood_of_questions_loses_no_event,
+    who_idles_does_not_keep_others_from_asking,
+];
 
 const LOCAL: &str = "127.0.0.1:0";
 
@@ -52,4 +61,72 @@ fn a_container_whose_coming_was_lost_is_found() {
     }
     assert!(lost > 0, "the ring had room for all");
     assert_eq!(identity(&last.expect("an event")).container_id, cart.id);
+}
+
+/// Everything that can be asked is, over and over, by several at a time.
+fn a_flood_of_questions_loses_no_event() {
+    const ROUNDS: usize = 5;
+    const VISITS: usize = 5000;
+    let mut node = Node::new();
+    let mut cart = node.pod("shop", "cart-0", json!({}));
+    let agent = node.client();
+    agent.wait_for_pods(1);
+    let mut watch = agent.watch(of("shop"));
+
+    let (stop, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    let events = thread::scope(|scope| {
+        let over_and_over = |ask: &dyn Fn()| {
+            while !stop.load(Ordering::Relaxed) {
+                ask();
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        for path in ["/livez", "/livez", "/readyz", "/metrics", "/metrics"] {
+            let http = &node.agent.http;
+            scope.spawn(move || {
+                over_and_over(&|| {
+                    assert!(get(http, path).starts_with("HTTP/1.1 200 OK"));
+                });
+            });
+        }
+        let ask: [fn(&Client); 2] = [
+            |agent| {
+                agent.info();
+            },
+            |agent| {
+                agent.connections(of("shop"));
+            },
+        ];
+        for ask in ask {
+            let agent = node.client();
+            scope.spawn(move || over_and_over(&|| ask(&agent)));
+        }
+        wait_until("the flood is on", || answered.load(Ordering::Relaxed) > 100);
+        let mut events = Vec::new();
+        for _ in 0..ROUNDS {
+            cart.actor.visit_itself(VISITS);
+            events.extend(watch.events(4 * VISITS));
+        }
+        stop.store(true, Ordering::Relaxed);
+        events
+    });
+    let sequences = events.iter().map(|e| e.sequence);
+    assert!(sequences.eq(1..=(4 * ROUNDS * VISITS) as u64));
+    assert_eq!(agent.info().lost, []);
+}
+
+/// More connections than there is room for, on which nothing is asked.
+fn who_idles_does_not_keep_others_from_asking() {
+    let node = Node::new();
+    let idle: Vec<_> = (0..200)
+        .map(|_| TcpStream::connect(&node.agent.http).expect("the agent listens"))
+        .collect();
+    assert!(node.get("/livez").starts_with("HTTP/1.1 200 OK"));
+    // The oldest have given way.
+    let mut byte = [0];
+    let mut first = &idle[0];
+    first
+        .set_read_timeout(Some(DEADLINE))
+        .expect("a deadline can be set");
+    assert_eq!(first.read(&mut byte).expect("its end"), 0);
 }

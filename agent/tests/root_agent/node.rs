@@ -243,20 +243,7 @@ impl Node {
 
     /// What the agent answers over HTTP: the whole response.
     pub fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(&self.agent.http).expect("the agent listens");
-        stream
-            .set_read_timeout(Some(DEADLINE))
-            .expect("a deadline can be set");
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        )
-        .expect("the agent can be asked");
-        let mut answer = String::new();
-        stream
-            .read_to_string(&mut answer)
-            .expect("the agent answers");
-        answer
+        get(&self.agent.http, path)
     }
 }
 
@@ -277,6 +264,20 @@ impl Drop for Node {
             "some of {left:?} is left"
         );
     }
+}
+
+/// What the agent that listens there answers: the whole response.
+pub fn get(http: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(http).expect("the agent listens");
+    stream
+        .set_read_timeout(Some(DEADLINE))
+        .expect("a deadline can be set");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("the agent can be asked");
+    let mut answer = String::new();
+    stream
+        .read_to_string(&mut answer)
+        .expect("the agent answers");
+    answer
 }
 
 /// A pod of containers with these names and ids, as the API has it.

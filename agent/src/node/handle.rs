@@ -1,0 +1,137 @@
+//! How the servers ask the node.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::{Command, Listing, Owner, Report, Since};
+use crate::bpf::{Connections, Program};
+use crate::filter::Matcher;
+use crate::hub::Subscription;
+
+/// What a program has cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramRuns {
+    /// Its hook.
+    pub hook: &'static str,
+    /// How long it ran in all.
+    pub run_time: Duration,
+    /// How often.
+    pub runs: u64,
+}
+
+/// Asks the node's task what it alone knows, and the kernel what it knows, so that the task need not.
+///
+/// A question costs the task some microseconds; what it answers is never behind what subscribers were told.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    connections: Arc<Connections>,
+    programs: Arc<[Program]>,
+    /// Who lists holds a copy of the kernel's table: one at a time.
+    lists: Arc<Semaphore>,
+}
+
+impl Handle {
+    /// `commands` go to the task.
+    pub fn new(
+        commands: mpsc::Sender<Command>,
+        connections: Connections,
+        programs: Arc<[Program]>,
+    ) -> Self {
+        Self {
+            commands,
+            connections: Arc::new(connections),
+            programs,
+            lists: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// How the agent fares; `None` if the task does not run any more.
+    pub async fn report(&self) -> Option<Report> {
+        self.ask(Command::Report).await
+    }
+
+    /// Events, from `since` on; `None` if the task does not run any more.
+    pub async fn subscribe(
+        &self,
+        matcher: Matcher,
+        since: Since,
+        follow: bool,
+    ) -> Option<Subscription> {
+        self.ask(|reply| Command::Subscribe {
+            matcher,
+            since,
+            follow,
+            reply,
+        })
+        .await
+    }
+
+    /// The connections that are open; `None` if the task does not run any more.
+    pub async fn list(&self, matcher: Matcher) -> Result<Option<Listing>> {
+        let permit = Arc::clone(&self.lists).acquire_owned().await?;
+        let handle = self.clone();
+        let list = move || {
+            let _permit = permit;
+            handle.list_blocking(&matcher)
+        };
+        tokio::task::spawn_blocking(list)
+            .await
+            .context("the list has panicked")?
+    }
+
+    /// The task names the owners, all at one moment, which are few; the rest is done here.
+    fn list_blocking(&self, matcher: &Matcher) -> Result<Option<Listing>> {
+        let mut connections = self.connections.list()?;
+        let owners: HashSet<Owner> = connections.iter().map(Owner::of).collect();
+        let (reply, answer) = oneshot::channel();
+        // What cannot be sent is not answered either.
+        let _ = self.commands.blocking_send(Command::Name { owners, reply });
+        let Ok((clock, names)) = answer.blocking_recv() else {
+            return Ok(None);
+        };
+
+        let judged: HashMap<Owner, _> = names
+            .into_iter()
+            .map(|(owner, who)| (owner, (matcher.judge(&who), who)))
+            .collect();
+        connections.sort_by_key(|event| (event.established, event.id));
+        let passing = connections.into_iter().filter_map(|event| {
+            let (verdicts, who) = judged.get(&Owner::of(&event))?;
+            let passes = matcher.passes_connection(*verdicts, &event);
+            passes.then(|| (event, who.clone()))
+        });
+        Ok(Some(Listing {
+            clock,
+            connections: passing.collect(),
+        }))
+    }
+
+    /// The programs in the kernel.
+    pub fn programs(&self) -> &[Program] {
+        &self.programs
+    }
+
+    /// What the programs have cost. Reads files of the kernel's.
+    pub fn program_runs(&self) -> Vec<ProgramRuns> {
+        let runs = |program: &Program| {
+            let (run_time, runs) = program.run_time();
+            ProgramRuns {
+                hook: program.hook,
+                run_time,
+                runs,
+            }
+        };
+        self.programs.iter().map(runs).collect()
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}
