@@ -7,7 +7,7 @@ there is room.
 An event is encoded before it comes here, and everybody gets the same bytes.
 */
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -22,7 +22,7 @@ use crate::identity::{Attribution, ContainerKey};
 const BATCH: usize = 512;
 
 /// Where something was lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LossSource {
     /// The kernel's ring was full.
     Ring,
@@ -109,7 +109,8 @@ impl Item {
 
 enum Entry {
     Event(Arc<Published>),
-    Lost(Loss),
+    /// The time is that of the last of a run of losses.
+    Lost(Loss, Nanos),
 }
 
 /// A subscriber's end of its queue.
@@ -154,6 +155,10 @@ pub struct Hub {
     status: Arc<Status>,
     /// Events that subscribers were too slow for, in all.
     subscriber_losses: u64,
+    /// What everybody was told to have lost, in all.
+    losses: BTreeMap<LossSource, u64>,
+    /// Containers for which the filter map has no room now.
+    without_room: u64,
 }
 
 impl Hub {
@@ -169,6 +174,8 @@ impl Hub {
             sequence: 0,
             status: Arc::default(),
             subscriber_losses: 0,
+            losses: BTreeMap::new(),
+            without_room: 0,
         }
     }
 
@@ -193,6 +200,13 @@ impl Hub {
         self.subscriber_losses
     }
 
+    /// What was lost in all, but for subscribers that were too slow.
+    pub fn losses(&self) -> impl Iterator<Item = Loss> {
+        self.losses
+            .iter()
+            .map(|(&source, &count)| Loss { source, count })
+    }
+
     /// How many events the history holds.
     pub fn history_len(&self) -> usize {
         self.history_events
@@ -203,7 +217,8 @@ impl Hub {
         self.subscribers.values().map(|s| &s.matcher)
     }
 
-    /// Adds a subscriber, which first gets the status, what it wants of the past, and the status again.
+    /// Adds a subscriber, which first gets the status, what it wants of the past, and the status again, and then what
+    /// goes on being lost: the containers without room in the filter map, but for those of which the past told.
     /// It goes when it drops its end, or at once after the past if that is all it wants.
     pub fn subscribe(&mut self, matcher: Matcher, past: Past, follow: bool) -> Subscription {
         let (items, receiver) = mpsc::unbounded_channel();
@@ -224,19 +239,22 @@ impl Hub {
         let status = |live| Item::Status(Arc::clone(&self.status), self.sequence, live);
 
         subscriber.send(status(false));
-        self.send_past(&subscriber, past);
+        let told = self.send_past(&subscriber, past);
         subscriber.send(status(true));
         if follow {
+            let count = self.without_room.saturating_sub(told);
+            if count > 0 {
+                let source = LossSource::FilterMap;
+                subscriber.send(Item::Lost(Loss { source, count }));
+            }
             self.subscribers.insert(self.next_subscriber, subscriber);
             self.next_subscriber += 1;
         }
         subscription
     }
 
-    fn send_past(&self, subscriber: &Subscriber, past: Past) {
-        if past == Past::None {
-            return;
-        }
+    /// Returns of how many containers without room in the filter map it told.
+    fn send_past(&self, subscriber: &Subscriber, past: Past) -> u64 {
         if let Past::After(sequence) = past {
             let count = self.gone_since(sequence);
             let source = LossSource::History;
@@ -244,35 +262,17 @@ impl Hub {
                 subscriber.send(Item::Lost(Loss { source, count }));
             }
         }
-        let mut entries: Vec<&Entry> = Vec::new();
-        let mut reached = 0;
-        // Backwards: the past ends at the first entry that is too old.
-        for entry in self.history.iter().rev() {
-            let Entry::Event(published) = entry else {
-                entries.push(entry);
-                continue;
-            };
-            let event = &published.event;
-            match past {
-                Past::Last(n) if reached >= n => break,
-                Past::After(sequence) if published.sequence <= sequence => break,
-                Past::Since(time) if event.time < time => continue,
-                _ => {}
-            }
-            let verdicts = subscriber.matcher.judge(&published.who);
-            if subscriber.matcher.passes(verdicts, event) {
-                entries.push(entry);
-                reached += 1;
-            }
-        }
-        entries.reverse();
+        let mut told = 0;
         let mut batch = Vec::new();
-        for entry in entries {
+        for entry in self.entries_of(&subscriber.matcher, past) {
             match entry {
                 Entry::Event(published) => batch.push(published.bytes.clone()),
-                Entry::Lost(loss) => {
+                Entry::Lost(loss, _) => {
                     subscriber.send_events(&mut batch);
                     subscriber.send(Item::Lost(*loss));
+                    if loss.source == LossSource::FilterMap {
+                        told += loss.count;
+                    }
                 }
             }
             if batch.len() == BATCH {
@@ -280,13 +280,43 @@ impl Hub {
             }
         }
         subscriber.send_events(&mut batch);
+        told
+    }
+
+    /// What of the history somebody gets, in order.
+    fn entries_of(&self, matcher: &Matcher, past: Past) -> Vec<&Entry> {
+        let mut entries: Vec<&Entry> = Vec::new();
+        let mut reached = 0;
+        // Backwards: the past ends at the first entry that is too old. Times are not in order, so they end nothing.
+        for entry in self.history.iter().rev() {
+            let time = match entry {
+                Entry::Event(published) => published.event.time,
+                Entry::Lost(_, time) => *time,
+            };
+            match (past, entry) {
+                (Past::None, _) => break,
+                (Past::Last(n), Entry::Event(_)) if reached >= n => break,
+                (Past::After(sequence), Entry::Event(p)) if p.sequence <= sequence => break,
+                (Past::Since(since), _) if time < since => continue,
+                _ => {}
+            }
+            if let Entry::Event(published) = entry {
+                if !matcher.passes(matcher.judge(&published.who), &published.event) {
+                    continue;
+                }
+                reached += 1;
+            }
+            entries.push(entry);
+        }
+        entries.reverse();
+        entries
     }
 
     /// How many events after this one the history does not hold any more.
     fn gone_since(&self, sequence: u64) -> u64 {
         let oldest = self.history.iter().find_map(|entry| match entry {
             Entry::Event(published) => Some(published.sequence),
-            Entry::Lost(_) => None,
+            Entry::Lost(..) => None,
         });
         let first_held = oldest.unwrap_or(self.sequence + 1);
         first_held.saturating_sub(sequence + 1)
@@ -309,18 +339,40 @@ impl Hub {
         self.trim();
     }
 
-    /// Tells everybody that something was lost.
-    pub fn lost(&mut self, loss: Loss) {
+    /// Tells everybody that something was lost, by `now`.
+    pub fn lost(&mut self, loss: Loss, now: Nanos) {
         for subscriber in self.subscribers.values_mut() {
             subscriber.owe(loss);
             subscriber.settle(&self.status, self.sequence);
         }
+        *self.losses.entry(loss.source).or_default() += loss.count;
         // One entry for a run of losses: the history does not grow without events.
         match self.history.back_mut() {
-            Some(Entry::Lost(last)) if last.source == loss.source => last.count += loss.count,
-            _ => self.history.push_back(Entry::Lost(loss)),
+            Some(Entry::Lost(last, time)) if last.source == loss.source => {
+                last.count += loss.count;
+                *time = now;
+            }
+            _ => self.history.push_back(Entry::Lost(loss, now)),
         }
         self.trim();
+    }
+
+    /// For so many containers the filter map has no room. Of more than before everybody is told, and how many more
+    /// is returned; who subscribes later is told of all.
+    pub fn set_without_room(&mut self, count: u64, now: Nanos) -> u64 {
+        let more = count.saturating_sub(self.without_room);
+        self.without_room = count;
+        if more > 0 {
+            let source = LossSource::FilterMap;
+            self.lost(
+                Loss {
+                    source,
+                    count: more,
+                },
+                now,
+            );
+        }
+        more
     }
 
     /// Tells everybody how the node fares, if that has changed.

@@ -190,6 +190,11 @@ impl PinnedFilterSet {
         self.pair.replace(&for_set(index, &self.matcher))
     }
 
+    /// The set's name.
+    pub fn name(&self) -> &str {
+        &self.pair.name
+    }
+
     /// The maps.
     pub fn pair(&mut self) -> &mut Pair {
         &mut self.pair

@@ -77,8 +77,8 @@ pub struct Node {
     clock: Clock,
     status: Status,
     losses: Losses,
-    /// Containers that the filter maps have no room for.
-    without_room: usize,
+    /// What could not be put in the subscribers' maps, and in those of each filter set, as of the last time.
+    outcomes: Vec<Outcome>,
     /// What the maps and the subscribers' verdicts are made for: the index, and whether who subscribes
     /// has changed since.
     generation: u64,
@@ -103,7 +103,7 @@ impl Node {
             clock: Clock::now(),
             status,
             losses: Losses::default(),
-            without_room: 0,
+            outcomes: vec![Outcome::default(); 1 + with.sets.len()],
             // Another than the index's: all is to be made.
             generation: u64::MAX,
             subscribers_changed: true,
@@ -316,19 +316,16 @@ impl Node {
             self.rescan = Some(now);
         }
         for (old, new) in losses(&self.losses).into_iter().zip(losses(&total)) {
-            self.tell_loss(Loss {
+            let loss = Loss {
                 source: new.source,
                 count: new.count.saturating_sub(old.count),
-            });
+            };
+            if loss.count > 0 {
+                self.with.metrics.count_loss(loss);
+                self.with.hub.lost(loss, monotonic_now());
+            }
         }
         self.losses = total;
-    }
-
-    fn tell_loss(&mut self, loss: Loss) {
-        if loss.count > 0 {
-            self.with.metrics.count_loss(loss);
-            self.with.hub.lost(loss);
-        }
     }
 
     /// Asks for the pods if there are containers whose pod is not known.
@@ -395,26 +392,27 @@ impl Node {
         let outcomes: Vec<Outcome> = std::iter::once(with.maps.replace(&wanted))
             .chain(with.sets.iter_mut().map(|set| set.follow(&with.index)))
             .collect();
-        for outcome in &outcomes {
-            with.metrics
-                .count_map_errors(outcome.no_room + outcome.failed);
-            if outcome.failed > 0 {
+        // What failed is tried again with the next look at the maps, and told once.
+        let names = std::iter::once("").chain(with.sets.iter().map(PinnedFilterSet::name));
+        for ((name, before), now) in names.zip(&self.outcomes).zip(&outcomes) {
+            let no_room = now.no_room.saturating_sub(before.no_room);
+            let failed = now.failed.saturating_sub(before.failed);
+            with.metrics.count_map_errors(no_room + failed);
+            if no_room > 0 {
+                let all = now.no_room;
                 warn!(
-                    "{} entries of a filter map cannot be changed",
-                    outcome.failed
+                    "{}: no room for {all} containers (--max-containers)",
+                    shown(name)
                 );
-                // Once more, with the next look at the maps.
+            }
+            if failed > 0 {
+                warn!("{}: {} entries cannot be changed", shown(name), now.failed);
             }
         }
-        let without_room = outcomes[0].no_room;
-        if without_room > self.without_room {
-            warn!(
-                "the filter map is full: {without_room} containers are not traced (--max-containers)"
-            );
-        }
-        let count = without_room.saturating_sub(self.without_room) as u64;
-        self.without_room = without_room;
-        self.tell_loss(Loss {
+        let without_room = outcomes[0].no_room as u64;
+        self.outcomes = outcomes;
+        let count = with.hub.set_without_room(without_room, monotonic_now());
+        with.metrics.count_loss(Loss {
             source: LossSource::FilterMap,
             count,
         });
@@ -431,10 +429,7 @@ impl Node {
             history: with.hub.history_len(),
             pods: with.index.pods(),
             sizes: with.index.sizes(),
-            lost: losses(&self.losses)
-                .into_iter()
-                .filter(|loss| loss.count > 0)
-                .collect(),
+            lost: with.hub.losses().collect(),
             maps: with
                 .maps
                 .usage()
@@ -448,6 +443,14 @@ impl Node {
 fn attribute(index: &Index, owner: Owner) -> (Option<ContainerKey>, Attribution) {
     let since = owner.since.and_then(clock::instant);
     index.attribute(owner.cgroup, owner.mntns, since)
+}
+
+/// The maps of a filter set, or those by which the kernel filters for subscribers.
+fn shown(set: &str) -> String {
+    match set {
+        "" => "filter maps".into(),
+        set => format!("filter set {set}"),
+    }
 }
 
 /// The tracer's losses by place, in an order of their own.

@@ -7,8 +7,8 @@ use std::thread;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
-use tcptracer_proto::v1::LossSource;
 use tcptracer_proto::v1::watch_response::Message;
+use tcptracer_proto::v1::{self, LossSource};
 
 use crate::client::{Client, identity, of};
 use crate::node::{Node, get};
@@ -19,6 +19,8 @@ tests![
     a_container_whose_coming_was_lost_is_found,
     a_flood_of_questions_loses_no_event,
     who_idles_does_not_keep_others_from_asking,
+    a_full_map_is_told_to_who_comes_later_too,
+    a_full_filter_set_is_told,
 ];
 
 const LOCAL: &str = "127.0.0.1:0";
@@ -129,4 +131,62 @@ fn who_idles_does_not_keep_others_from_asking() {
         .set_read_timeout(Some(DEADLINE))
         .expect("a deadline can be set");
     assert_eq!(first.read(&mut byte).expect("its end"), 0);
+}
+
+fn without_room(count: u64) -> v1::Lost {
+    v1::Lost {
+        source: LossSource::FilterMap.into(),
+        count,
+    }
+}
+
+/// Those who subscribe when it is full, and those who ask how the agent fares; and counted once, however often the
+/// maps are brought in step.
+fn a_full_map_is_told_to_who_comes_later_too() {
+    let mut node = Node::with(&["--max-containers", "1"]);
+    let agent = node.client();
+    let _pods: Vec<_> = (0..3)
+        .map(|n| node.pod("shop", &format!("cart-{n}"), json!({})))
+        .collect();
+    agent.wait_for_pods(3);
+    assert_eq!(agent.info().lost, []);
+
+    let mut early = agent.watch(of("shop"));
+    assert_eq!(early.message(), Some(Message::Lost(without_room(2))));
+    let mut late = agent.watch(of("shop"));
+    assert_eq!(late.message(), Some(Message::Lost(without_room(2))));
+    early.nothing();
+    assert_eq!(agent.info().lost, [without_room(2)]);
+    let metrics = node.get("/metrics");
+    for line in [
+        "tcptracer_lost_total{place=\"filter_map\"} 2",
+        "tcptracer_map_errors_total 2",
+    ] {
+        assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
+    }
+}
+
+/// It concerns no subscriber.
+fn a_full_filter_set_is_told() {
+    let mut node = Node::with(&[
+        "--max-containers",
+        "1",
+        "--filter-set",
+        "carts=shop:app=cart",
+    ]);
+    let agent = node.client();
+    let cart = json!({"app": "cart"});
+    let _first = node.pod("shop", "cart-0", cart.clone());
+    let _second = node.pod("shop", "cart-1", cart);
+    agent.wait_for_pods(2);
+    let _other = node.pod("shop", "db-0", json!({}));
+    agent.wait_for_pods(3);
+
+    let told = "filter set carts: no room for 1 containers (--max-containers)";
+    let log = || node.agent.log.recv_timeout(DEADLINE).expect("it is told");
+    while !log().contains(told) {}
+    let metrics = node.get("/metrics");
+    let line = "tcptracer_map_errors_total 1";
+    assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
+    assert_eq!(agent.info().lost, []);
 }
