@@ -116,12 +116,12 @@ impl TcpTracerService for Service {
         let request = request.into_inner();
         let matcher = convert::matcher(request.allow, request.deny, &self.about.node)
             .map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let since = self.since(request.history)?;
-        if request.history_only && since == Since::Now {
+        if request.history_only && request.history.is_none() {
             return Err(Status::invalid_argument(
                 "history_only: no history was asked for",
             ));
         }
+        let since = self.since(request.history)?;
         let permit = self.permit()?;
         let follow = !request.history_only;
         let subscribed = self.node.subscribe(matcher, since, follow).await;
