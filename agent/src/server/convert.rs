@@ -85,7 +85,12 @@ fn whose(from: &v1::Filter, node: &str, at: &str) -> Result<Whose, InvalidField>
         Ok(v1::Scope::Unspecified) => None,
         Ok(v1::Scope::Pods) => Some(Scope::Pods),
         Ok(v1::Scope::Host) => Some(Scope::Host),
-        Err(_) => return invalid(format!("{at}.scope"), "not a value of Scope"),
+        Err(_) => {
+            return invalid(
+                format!("{at}.scope"),
+                format!("{} is not a scope", from.scope),
+            );
+        }
     };
     let labels = match from.label_selector.as_str() {
         "" => None,
@@ -137,11 +142,18 @@ fn what(from: &v1::Filter, at: &str) -> Result<What, InvalidField> {
         }
     }
     if !from.families.is_empty() {
-        let asked = |family: v1::IpFamily| from.families.contains(&(family as i32));
-        what.v4 = asked(v1::IpFamily::V4);
-        what.v6 = asked(v1::IpFamily::V6);
-        if !what.v4 && !what.v6 {
-            return invalid(format!("{at}.families"), "neither IPv4 nor IPv6");
+        (what.v4, what.v6) = (false, false);
+    }
+    for family in &from.families {
+        match v1::IpFamily::try_from(*family) {
+            Ok(v1::IpFamily::V4) => what.v4 = true,
+            Ok(v1::IpFamily::V6) => what.v6 = true,
+            _ => {
+                return invalid(
+                    format!("{at}.families"),
+                    format!("{family} is not an IP family"),
+                );
+            }
         }
     }
     for kind in &from.types {

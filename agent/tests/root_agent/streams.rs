@@ -119,6 +119,20 @@ fn an_invalid_filter_names_the_field() {
         ),
         (
             v1::Filter {
+                families: vec![1, 99],
+                ..filter()
+            },
+            "deny[1].families: 99 is not an IP family",
+        ),
+        (
+            v1::Filter {
+                scope: 99,
+                ..filter()
+            },
+            "deny[1].scope: 99 is not a scope",
+        ),
+        (
+            v1::Filter {
                 pids: vec![1; 257],
                 ..filter()
             },
@@ -135,6 +149,12 @@ fn an_invalid_filter_names_the_field() {
             (Code::InvalidArgument, why)
         );
     }
+    let none = v1::WatchRequest {
+        history_only: true,
+        ..v1::WatchRequest::default()
+    };
+    let status = agent.try_watch(none).err().expect("it is refused");
+    assert_eq!(status.message(), "history_only: no history was asked for");
     let many = v1::WatchRequest {
         allow: vec![v1::Filter::default(); 33],
         ..v1::WatchRequest::default()
@@ -238,8 +258,17 @@ fn a_stream_is_resumed() {
     assert_eq!(sequences(&resumed.events(2)), [3, 4]);
     assert_live(&mut resumed, 4);
     assert_live(&mut from(&agent, resume(epoch, 4)), 4);
-    // The past of another run is another past.
+    // The past of another run is another past: nothing, if nothing else is asked for.
     assert_live(&mut from(&agent, resume(epoch - 1, 2)), 4);
+    let only = v1::WatchRequest {
+        allow: of("shop"),
+        history: Some(resume(epoch - 1, 2)),
+        history_only: true,
+        ..v1::WatchRequest::default()
+    };
+    let mut only = agent.try_watch(only).expect("the request is valid");
+    assert_live(&mut only, 4);
+    assert_eq!(only.message(), None);
 }
 
 fn what_the_history_lost_is_told() {
