@@ -27,6 +27,8 @@ pub mod daemon;
 pub mod event;
 #[cfg(feature = "agent")]
 pub mod filter;
+#[cfg(all(test, feature = "agent"))]
+mod fixture;
 pub mod host;
 #[cfg(feature = "agent")]
 pub mod http;

@@ -18,11 +18,11 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::event::{Event, Nanos};
 use crate::filter::Matcher;
 use crate::hub::{Loss, Status, Subscription};
-use crate::identity::{Attribution, Sizes};
+use crate::identity::{Attribution, ContainerKey, Index, Sizes};
 
 pub use containers::Containers;
 pub use handle::{Handle, ProgramRuns};
@@ -86,6 +86,12 @@ impl Owner {
             mntns: event.owner.mntns.into(),
             since: event.owned_since(),
         }
+    }
+
+    /// Whose it is, by what is known now.
+    fn whose(self, index: &Index) -> (Option<ContainerKey>, Attribution) {
+        let since = self.since.and_then(clock::instant);
+        index.attribute(self.cgroup, self.mntns, since)
     }
 }
 

@@ -14,7 +14,7 @@ use super::held::Held;
 use super::selection::{self, Pair, PinnedFilterSet};
 use super::{Command, Owner, Report, Since};
 use crate::bpf::{Message, Outcome, PinDir};
-use crate::clock::{self, Clock, monotonic_now};
+use crate::clock::{Clock, monotonic_now};
 use crate::event::{CgroupChange, Event, Losses, Nanos};
 use crate::filter::Matcher;
 use crate::hub::{Hub, Loss, LossSource, Past, Published, Status};
@@ -245,37 +245,19 @@ impl Node {
 
     fn events(&mut self, events: Vec<Event>, now: Instant) {
         self.clock.keep_up();
-        let mut ready = Vec::with_capacity(events.len());
-        for event in events {
-            let cgroup = event.owner.cgroup_id;
-            if self.with.index.should_scan(cgroup)
-                && self.with.containers.scan_again(&mut self.with.index, now)
-                && self.with.index.should_scan(cgroup)
-            {
-                self.with.index.is_outside(cgroup);
-            }
-            match self.waits(&event) {
-                false => ready.push(event),
-                true => {
-                    self.want_pods(now);
-                    ready.extend(self.held.keep(event, now));
-                }
-            }
+        let Config {
+            index, containers, ..
+        } = &mut self.with;
+        let scan = |index: &mut Index| containers.scan_again(index, now);
+        let ready = self.held.admit(events, index, now, scan);
+        if self.held.due().is_some() {
+            self.want_pods(now);
         }
         self.publish(ready);
     }
 
     fn attribute(&self, owner: Owner) -> (Option<ContainerKey>, Attribution) {
-        attribute(&self.with.index, owner)
-    }
-
-    /// Whether more may be known of the event's owner soon.
-    fn waits(&self, event: &Event) -> bool {
-        match self.attribute(Owner::of(event)).1 {
-            Attribution::Pending(..) => true,
-            Attribution::Unknown => self.with.index.should_scan(event.owner.cgroup_id),
-            _ => false,
-        }
+        owner.whose(&self.with.index)
     }
 
     /// Hands events out, under the names that are known now.
@@ -373,14 +355,7 @@ impl Node {
             self.select(now);
             self.with.containers.release(&self.with.index);
         }
-        let index = &self.with.index;
-        let is_named = |event: &Event| {
-            !matches!(
-                attribute(index, Owner::of(event)).1,
-                Attribution::Pending(..) | Attribution::Unknown
-            )
-        };
-        let released = self.held.release(now, is_named);
+        let released = self.held.release(&self.with.index, now);
         self.publish(released);
     }
 
@@ -437,12 +412,6 @@ impl Node {
                 .collect(),
         }
     }
-}
-
-/// Whose a process is.
-fn attribute(index: &Index, owner: Owner) -> (Option<ContainerKey>, Attribution) {
-    let since = owner.since.and_then(clock::instant);
-    index.attribute(owner.cgroup, owner.mntns, since)
 }
 
 /// The maps of a filter set, or those by which the kernel filters for subscribers.
