@@ -365,7 +365,9 @@ fn drain_until(
         out.flush();
         if io_uring_wanted && out.unseen_accepts >= UNSEEN_ACCEPTS {
             io_uring_wanted = false;
-            links.extend(skel.progs.tt_io_uring_complete.attach());
+            let link = skel.progs.tt_io_uring_complete.attach();
+            programs::tried_io_uring(&report.programs, &link);
+            links.extend(link);
         }
         if drained {
             report.events_came();

@@ -212,28 +212,19 @@ fn about(args: &Args, tracer: &Tracer) -> About {
         epoch: since_1970.as_nanos() as u64,
         started: Timestamp::now(),
         kernel: uname().release().to_string_lossy().into_owned(),
-        hooks: hooks(tracer),
+        refused_hooks: refused_hooks(tracer.plan()),
         labels: args.pod_labels.clone(),
         pod_source: args.source().name(),
     }
 }
 
-fn hooks(tracer: &Tracer) -> Vec<(String, Option<String>)> {
-    const IO_URING: &str = "tp/io_uring/io_uring_complete";
-    let Plan { fexit_accept, .. } = *tracer.plan();
-    let mut hooks: Vec<_> = tracer
-        .programs()
-        .iter()
-        .map(|program| {
-            let why_not = (program.hook == IO_URING).then(|| "attached once it is needed".into());
-            (program.hook.into(), why_not)
-        })
-        .collect();
-    if !fexit_accept {
-        let why_not = "the kernel refuses it; the system calls' tracepoints do its work".into();
-        hooks.push(("fexit/inet_csk_accept".into(), Some(why_not)));
+/// Hooks that this kernel does not allow, and why that is no loss.
+fn refused_hooks(plan: &Plan) -> Vec<(&'static str, &'static str)> {
+    let why_not = "the kernel refuses it; the system calls' tracepoints do its work";
+    match plan.fexit_accept {
+        true => Vec::new(),
+        false => vec![("fexit/inet_csk_accept", why_not)],
     }
-    hooks
 }
 
 /// The tasks of the process.

@@ -46,8 +46,8 @@ pub struct About {
     pub started: Timestamp,
     /// The kernel's release.
     pub kernel: String,
-    /// The hooks in use, and those that are not with the reason.
-    pub hooks: Vec<(String, Option<String>)>,
+    /// Hooks that the kernel does not allow, with what is said of that.
+    pub refused_hooks: Vec<(&'static str, &'static str)>,
     /// The labels of pods that events carry.
     pub labels: Vec<String>,
     /// `api`, `kubelet` or `file`.
@@ -84,6 +84,21 @@ impl Service {
             epoch: self.about.epoch,
             message: None,
         }
+    }
+
+    /// Those whose programs are loaded, and those that are refused.
+    fn hooks(&self) -> Vec<v1::Hook> {
+        let hook = |name: &str, why_not: Option<&str>| v1::Hook {
+            name: name.into(),
+            attached: why_not.is_none(),
+            detail: why_not.unwrap_or_default().into(),
+        };
+        let loaded = self.node.programs().iter();
+        let refused = self.about.refused_hooks.iter();
+        loaded
+            .map(|program| hook(program.hook, program.why_not_attached()))
+            .chain(refused.map(|(name, why_not)| hook(name, Some(why_not))))
+            .collect()
     }
 
     fn since(&self, history: Option<History>) -> Result<Since, Status> {
@@ -182,15 +197,7 @@ impl TcpTracerService for Service {
             version: env!("CARGO_PKG_VERSION").into(),
             started: Some(convert::timestamp(about.started)),
             kernel: about.kernel.clone(),
-            hooks: about
-                .hooks
-                .iter()
-                .map(|(name, why_not)| v1::Hook {
-                    name: name.clone(),
-                    attached: why_not.is_none(),
-                    detail: why_not.clone().unwrap_or_default(),
-                })
-                .collect(),
+            hooks: self.hooks(),
             shortcomings: report.status.shortcomings.clone(),
             pods: Some(v1::PodsStatus {
                 source: about.pod_source.into(),

@@ -44,6 +44,13 @@ impl Trace {
         })
     }
 
+    /// Why the program of a hook is not attached, if it is loaded.
+    pub fn why_not_attached(&self, hook: &str) -> Option<String> {
+        let programs = self.tracer.programs();
+        let program = programs.iter().find(|p| p.hook == hook)?;
+        program.why_not_attached().map(Into::into)
+    }
+
     /// What the tracer found it can do.
     pub fn plan(&self) -> Plan {
         *self.tracer.plan()

@@ -1,6 +1,7 @@
 //! Accepts that no system call shows.
 
 use anyhow::{Result, bail, ensure};
+use tcptracer::bpf::Plan;
 use tcptracer::event::Reason::{Local, Remote};
 use tcptracer::event::Source;
 
@@ -25,6 +26,8 @@ pub const CASES: &[Case] = &[
 
 const ROUNDS: usize = 12;
 
+const HOOK: &str = "tp/io_uring/io_uring_complete";
+
 /// Until the hook is attached, who listens is said to have accepted; then it is who really did. It
 /// is the same process here, so only the source may change, and only once.
 fn accepts(kind: &str, multishot: bool, old_listener: bool) -> Result<()> {
@@ -37,6 +40,9 @@ fn accepts(kind: &str, multishot: bool, old_listener: bool) -> Result<()> {
         .then(|| server.address("listen l 127.0.0.1:0"))
         .transpose()?;
     let mut trace = Trace::of(&netns)?;
+    let Plan { fexit_accept, .. } = trace.plan();
+    let later = Some("attached once it is needed".into());
+    ensure!(trace.why_not_attached(HOOK) == later);
     let at = match before {
         Some(at) => at,
         None => server.address("listen l 127.0.0.1:0")?,
@@ -66,6 +72,7 @@ fn accepts(kind: &str, multishot: bool, old_listener: bool) -> Result<()> {
         let accept = Want::accept(&server, at, from).source(accepted.source);
         wanted.extend(Want::life(&connect, &accept, [Local, Remote]));
     }
+    ensure!(trace.why_not_attached(HOOK) == later.filter(|_| fexit_accept));
     trace.said_exactly(&wanted)?;
     // fexit sees these accepts as well; only without it is there anything to learn.
     let changes = sources.windows(2).filter(|pair| pair[0] != pair[1]).count();
