@@ -2,7 +2,9 @@
 //!
 //! The node's task counts events here; the rest is set from its report when somebody asks.
 
-use std::sync::atomic::AtomicU64;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -15,6 +17,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::event::{Event, Kind};
 use crate::hub::{Loss, LossSource};
 use crate::identity::Attribution;
+use crate::kube::Pod;
 use crate::node::{ProgramRuns, Report};
 
 /// Type and namespace and, if asked for, the pod: there are many.
@@ -40,13 +43,14 @@ struct MapLabel {
     map: String,
 }
 
-type Seconds = Gauge<f64, AtomicU64>;
+type Seconds = Counter<f64, AtomicU64>;
 
 /// All metrics of the agent.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    by_pod: bool,
+    /// The labels in use that name a pod; `None` if events are not counted by pod.
+    pods_counted: Option<Mutex<HashSet<EventLabels>>>,
     events: Family<EventLabels, Counter>,
     lost: Family<PlaceLabel, Counter>,
     attributions: Family<ResultLabel, Counter>,
@@ -61,7 +65,7 @@ pub struct Metrics {
     history: Gauge,
     pods_synced: Gauge,
     run_time: Family<HookLabel, Seconds>,
-    runs: Family<HookLabel, Gauge>,
+    runs: Family<HookLabel, Counter>,
 }
 
 impl Metrics {
@@ -88,7 +92,7 @@ impl Metrics {
             run_time.clone(),
         );
         Self {
-            by_pod,
+            pods_counted: by_pod.then(Mutex::default),
             events: register!("events", "Events that the kernel let pass"),
             lost: register!("lost", "Events, connections or containers lost, by place"),
             attributions: register!("attributions", "Events by how their process was attributed"),
@@ -129,8 +133,12 @@ impl Metrics {
         let pod = who.names().map(|names| &names.pod);
         let namespace = pod.map(|p| p.namespace.clone()).unwrap_or_default();
         let mut labels = vec![("type", kind.to_owned()), ("namespace", namespace)];
-        if self.by_pod {
+        if let Some(counted) = &self.pods_counted {
             labels.push(("pod", pod.map(|p| p.name.clone()).unwrap_or_default()));
+            let mut counted = locked(counted);
+            if pod.is_some() && !counted.contains(&labels) {
+                counted.insert(labels.clone());
+            }
         }
         self.events.get_or_create(&labels).inc();
         let result = match who {
@@ -143,6 +151,31 @@ impl Metrics {
         self.attributions
             .get_or_create(&ResultLabel { result })
             .inc();
+    }
+
+    /// Drops what was counted for other pods than these, if it is counted by pod.
+    pub fn keep_pods<'a>(&self, pods: impl Iterator<Item = &'a Pod>) {
+        let Some(counted) = &self.pods_counted else {
+            return;
+        };
+        let known: HashSet<_> = pods
+            .map(|p| (p.namespace.as_str(), p.name.as_str()))
+            .collect();
+        locked(counted).retain(|labels| {
+            let value = |name| {
+                labels
+                    .iter()
+                    .find(|(n, _)| *n == name)
+                    .map(|(_, v)| v.as_str())
+            };
+            let is_known = value("namespace")
+                .zip(value("pod"))
+                .is_some_and(|pod| known.contains(&pod));
+            if !is_known {
+                self.events.remove(labels);
+            }
+            is_known
+        });
     }
 
     /// Counts a loss.
@@ -191,13 +224,114 @@ impl Metrics {
         }
         for program in programs {
             let label = HookLabel { hook: program.hook };
-            let seconds = program.run_time.as_secs_f64();
-            self.run_time.get_or_create(&label).set(seconds);
-            set(&self.runs.get_or_create(&label), program.runs as usize);
+            // The kernel counts; a counter of f64 keeps its bits.
+            let seconds = program.run_time.as_secs_f64().to_bits();
+            let run_time = self.run_time.get_or_create(&label);
+            run_time.inner().store(seconds, Ordering::Relaxed);
+            let runs = self.runs.get_or_create(&label);
+            runs.inner().store(program.runs, Ordering::Relaxed);
         }
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+}
+
+/// Nothing that can panic is done while it is locked.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::fixture;
+    use crate::hub::Status;
+    use crate::identity::{Evidence, Names, Sizes};
+
+    fn of_pod(n: u32) -> Attribution {
+        let names = Names {
+            pod: Arc::new(fixture::pod(n)),
+            container: Some(0),
+            container_id: fixture::container_id(n).into(),
+        };
+        Attribution::Resolved(Arc::new(names), Evidence::Cgroup)
+    }
+
+    /// The lines of the metric, in order.
+    fn lines(metrics: &Metrics, name: &str) -> Vec<String> {
+        let report = Report {
+            status: Status::default(),
+            sequence: 0,
+            subscribers: 0,
+            history: 0,
+            pods: 0,
+            sizes: Sizes::default(),
+            lost: Vec::new(),
+            maps: Vec::new(),
+        };
+        let programs = [ProgramRuns {
+            hook: "fexit/inet_csk_accept",
+            run_time: Duration::from_millis(1500),
+            runs: 7,
+        }];
+        let text = metrics.text(&report, &programs);
+        let mut lines: Vec<_> = text
+            .lines()
+            .filter(|line| line.contains(name))
+            .map(Into::into)
+            .collect();
+        lines.sort();
+        lines
+    }
+
+    #[test]
+    fn what_only_grows_is_a_counter() {
+        let metrics = Metrics::new(false);
+        let expected = [
+            "# HELP tcptracer_bpf_run_time_seconds How long the programs of a hook have run; counted while \
+             kernel.bpf_stats_enabled is on.",
+            "# TYPE tcptracer_bpf_run_time_seconds counter",
+            "# UNIT tcptracer_bpf_run_time_seconds seconds",
+            "tcptracer_bpf_run_time_seconds_total{hook=\"fexit/inet_csk_accept\"} 1.5",
+        ];
+        assert_eq!(lines(&metrics, "bpf_run_time"), expected);
+        let expected = [
+            "# HELP tcptracer_bpf_runs Runs of the programs of a hook, counted likewise.",
+            "# TYPE tcptracer_bpf_runs counter",
+            "tcptracer_bpf_runs_total{hook=\"fexit/inet_csk_accept\"} 7",
+        ];
+        assert_eq!(lines(&metrics, "bpf_runs"), expected);
+        let version = env!("CARGO_PKG_VERSION");
+        let info = format!("tcptracer_build_info{{version=\"{version}\"}} 1");
+        assert_eq!(lines(&metrics, "tcptracer_build_info"), [info]);
+    }
+
+    #[test]
+    fn pods_that_are_forgotten_take_what_was_counted_with_them() {
+        let metrics = Metrics::new(true);
+        let connect = fixture::event(Kind::Connect, 1, 0);
+        let close = fixture::event(Kind::Close, 1, 0);
+        for who in [of_pod(1), of_pod(2), Attribution::Host] {
+            metrics.count(&connect, &who);
+            metrics.count(&close, &who);
+        }
+        metrics.keep_pods([fixture::pod(2)].iter());
+        let left = |kind: &str, namespace: &str, pod: &str| {
+            format!(
+                "tcptracer_events_total{{type=\"{kind}\",namespace=\"{namespace}\",pod=\"{pod}\"}} 1"
+            )
+        };
+        let expected = [
+            left("close", "", ""),
+            left("close", "shop", "cart-2"),
+            left("connect", "", ""),
+            left("connect", "shop", "cart-2"),
+        ];
+        assert_eq!(lines(&metrics, "tcptracer_events_total"), expected);
     }
 }

@@ -330,6 +330,9 @@ impl Node {
         if now - self.forgot >= FORGET {
             self.forgot = now;
             self.with.index.forget(now);
+            // Who is counted has a container that is known, as its sandbox is as long as the pod is there.
+            let named = self.with.index.containers().filter_map(|(_, c)| c.names());
+            self.with.metrics.keep_pods(named.map(|names| &*names.pod));
         }
         if now - self.audited >= AUDIT {
             self.audited = now;
