@@ -20,18 +20,26 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use tracing::warn;
 
+use crate::newest::Newest;
+
 /// How long a client may take to say hello.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// Handshakes at a time; more clients wait.
-const HANDSHAKES: usize = 64;
+/// Handshakes at a time; with more, the oldest are given up, so that who idles keeps nobody out.
+const HANDSHAKES: usize = 256;
+
+/// Connections past their handshake that may wait to be served.
+const QUEUE: usize = 64;
+
+/// After a connection could not be accepted: out of descriptors, perhaps.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -236,17 +244,14 @@ impl Listener {
 
     /// Connections, past their handshake. It is made apart, so that no client holds up another.
     pub fn incoming(self) -> impl Stream<Item = io::Result<Connection>> {
-        let (sender, receiver) = mpsc::channel(HANDSHAKES);
+        let (sender, receiver) = mpsc::channel(QUEUE);
         tokio::spawn(self.accept_into(sender));
         ReceiverStream::new(receiver)
     }
 
     async fn accept_into(mut self, to: mpsc::Sender<io::Result<Connection>>) {
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        let mut handshakes = Newest::new(HANDSHAKES);
         loop {
-            let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
-                return;
-            };
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
                 () = to.closed() => return,
@@ -254,19 +259,17 @@ impl Listener {
             let connection = match accepted {
                 Ok(connection) => connection,
                 Err(e) => {
-                    // Out of descriptors, perhaps: give it time.
                     warn!("cannot accept a connection: {e}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    sleep(PAUSE).await;
                     continue;
                 }
             };
             let acceptor = self.tls.as_mut().map(Reloaded::acceptor);
             let to = to.clone();
-            tokio::spawn(async move {
+            handshakes.start(async move {
                 if let Some(connection) = shake_hands(connection, acceptor).await {
                     let _ = to.send(Ok(connection)).await;
                 }
-                drop(permit);
             });
         }
     }
