@@ -1,16 +1,22 @@
 //! A subscriber, one call at a time.
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tcptracer_proto::v1::tcp_tracer_service_client::TcpTracerServiceClient;
 use tcptracer_proto::v1::watch_response::Message;
 use tcptracer_proto::v1::{self, EventType};
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
@@ -19,6 +25,7 @@ use crate::support::{DEADLINE, End, wait_until};
 /// A connection to an agent, and the runtime that it needs.
 pub struct Client {
     runtime: Runtime,
+    channel: Channel,
     service: TcpTracerServiceClient<Channel>,
 }
 
@@ -37,15 +44,38 @@ fn within<T>(what: &str, runtime: &Runtime, future: impl Future<Output = T>) -> 
 
 impl Client {
     pub fn connect(socket: &Path) -> Self {
-        let runtime = Runtime::new().expect("a runtime");
-        let socket = socket.to_path_buf();
-        let connector = tower::service_fn(move |_| {
-            let socket = socket.clone();
+        let connector = |socket: PathBuf| async move {
+            let stream = UnixStream::connect(socket).await?;
+            Ok(TokioIo::new(stream))
+        };
+        Self::by(socket, connector).expect("the agent can be reached")
+    }
+
+    /// With TLS; the agent is expected to be called `agent`.
+    pub fn secure(socket: &Path, config: ClientConfig) -> Result<Self, tonic::transport::Error> {
+        let tls = TlsConnector::from(Arc::new(config));
+        let connector = move |socket: PathBuf| {
+            let tls = tls.clone();
             async move {
                 let stream = UnixStream::connect(socket).await?;
-                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+                let name = ServerName::try_from("agent").expect("a name");
+                Ok(TokioIo::new(tls.connect(name, stream).await?))
             }
-        });
+        };
+        Self::by(socket, connector)
+    }
+
+    fn by<T, F>(
+        socket: &Path,
+        connector: impl Fn(PathBuf) -> F + Send + 'static,
+    ) -> Result<Self, tonic::transport::Error>
+    where
+        T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+        F: Future<Output = io::Result<T>> + Send,
+    {
+        let runtime = Runtime::new().expect("a runtime");
+        let socket = socket.to_path_buf();
+        let connector = tower::service_fn(move |_| connector(socket.clone()));
         let channel = within("a connection", &runtime, async {
             Endpoint::from_static("http://agent")
                 // A client that does not read has the agent wait soon.
@@ -53,9 +83,18 @@ impl Client {
                 .initial_connection_window_size(1 << 20)
                 .connect_with_connector(connector)
                 .await
-        });
-        let service = TcpTracerServiceClient::new(channel.expect("the agent can be reached"));
-        Self { runtime, service }
+        })?;
+        let service = TcpTracerServiceClient::new(channel.clone());
+        Ok(Self {
+            runtime,
+            channel,
+            service,
+        })
+    }
+
+    /// For other services that are served there.
+    pub fn ask<T>(&self, ask: impl AsyncFnOnce(Channel) -> T) -> T {
+        within("an answer", &self.runtime, ask(self.channel.clone()))
     }
 
     pub fn try_watch(&self, request: v1::WatchRequest) -> Result<Watch<'_>, Status> {
@@ -115,24 +154,31 @@ impl Client {
         });
     }
 
-    pub fn info(&self) -> v1::GetServerInfoResponse {
+    pub fn try_info(&self) -> Result<v1::GetServerInfoResponse, Status> {
         let mut service = self.service.clone();
         let request = v1::GetServerInfoRequest {};
-        within(
-            "the agent's answer",
-            &self.runtime,
-            service.get_server_info(request),
-        )
-        .expect("the agent answers")
-        .into_inner()
+        let answer = service.get_server_info(request);
+        Ok(within("the agent's answer", &self.runtime, answer)?.into_inner())
+    }
+
+    pub fn info(&self) -> v1::GetServerInfoResponse {
+        self.try_info().expect("the agent answers")
     }
 }
 
 impl Watch<'_> {
     /// The next message, or `None` at the end.
     pub fn message(&mut self) -> Option<Message> {
-        let next = within("a message", &self.client.runtime, self.stream.message());
-        let response = next.expect("the stream goes well")?;
+        self.message_within(DEADLINE)
+    }
+
+    /// The same, which may take longer.
+    pub fn message_within(&mut self, limit: Duration) -> Option<Message> {
+        let next = async { timeout(limit, self.stream.message()).await };
+        let next = self.client.runtime.block_on(next);
+        let response = next
+            .expect("a message comes in time")
+            .expect("the stream goes well")?;
         assert_eq!(response.node, "node-1");
         self.epoch = response.epoch;
         response.message

@@ -9,6 +9,7 @@ and asks for its own namespaces of pods, so that the absence of an event can be 
 mod client;
 mod node;
 mod runc;
+mod subscriber;
 // Most of it is for the tests of the host tool.
 #[allow(dead_code, unused_imports)]
 #[path = "../root_tool/support/mod.rs"]
@@ -16,10 +17,13 @@ mod support;
 
 mod containers;
 mod ends;
+mod limits;
 mod losses;
 mod names;
 mod places;
+mod signals;
 mod streams;
+mod tls;
 
 use std::env;
 use std::process::ExitCode;
@@ -42,13 +46,19 @@ const MODULES: &[(&str, &[Test])] = &[
     ("containers", containers::TESTS),
     ("places", places::TESTS),
     ("streams", streams::TESTS),
+    ("tls", tls::TESTS),
+    ("limits", limits::TESTS),
+    ("signals", signals::TESTS),
     ("losses", losses::TESTS),
     ("ends", ends::TESTS),
 ];
 
 fn main() -> ExitCode {
-    if env::args().nth(1).as_deref() == Some(support::ACTOR) {
-        return support::act();
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some(support::ACTOR) => return support::act(),
+        Some(subscriber::SUBSCRIBER) => return subscriber::subscribe(&arguments[1..]),
+        _ => {}
     }
     let mut arguments = Arguments::from_args();
     // The ring and the CPUs are not each test's own.

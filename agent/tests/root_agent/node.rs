@@ -189,11 +189,15 @@ impl Node {
 
     /// A container of a pod that the agent may know or not.
     pub fn container(&self, uid: String, id: String, comm: &str) -> Container {
+        self.container_of(uid, id, Actor::inside(&self.netns, comm))
+    }
+
+    /// The same, of a process that is there.
+    pub fn container_of(&self, uid: String, id: String, actor: Actor) -> Container {
         let pod = self.mount.join(&self.pod_cgroup(&uid)[1..]);
         let cgroup = pod.join(&id);
         fs::create_dir(&pod).expect("a cgroup can be made");
         fs::create_dir(&cgroup).expect("a cgroup can be made");
-        let actor = Actor::inside(&self.netns, comm);
         fs::write(cgroup.join("cgroup.procs"), actor.pid().to_string())
             .expect("a process can be moved");
         Container {

@@ -1,7 +1,7 @@
 //! What the tests stand on: places of their own, processes to trace, the tool, and its format.
 
 mod actor;
-mod lines;
+pub mod lines;
 mod pins;
 mod places;
 mod rows;

@@ -1,0 +1,202 @@
+//! What clients and containers may try.
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+use tcptracer_proto::v1;
+use tcptracer_proto::v1::watch_response::Message;
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+use crate::client::{identity, of};
+use crate::node::{Node, fresh_id, fresh_uid};
+use crate::subscriber::{Got, Subscriber};
+use crate::support::{Actor, wait_until};
+use crate::tests;
+
+tests![
+    a_stopped_client_loses_its_own_events_only,
+    streams_are_limited,
+    requests_are_limited,
+    health_and_reflection_answer,
+    hostile_names_reach_the_client_unharmed,
+];
+
+const LOCAL: &str = "127.0.0.1:0";
+
+/// A process that is stopped for a while. Another gets everything meanwhile; the stopped one is then told how many
+/// it lost and where, to the very event.
+fn a_stopped_client_loses_its_own_events_only() {
+    const ROUNDS: usize = 10;
+    const VISITS: usize = 1000;
+    const ALL: u64 = (4 * ROUNDS * VISITS) as u64;
+    let mut node = Node::with(&["--queue", "512", "--history", "0"]);
+    let mut cart = node.pod("shop", "cart-0", json!({}));
+    let agent = node.client();
+    agent.wait_for_pods(1);
+    let mut stopped = Subscriber::start(&node.socket(), "shop");
+    let mut quick = agent.watch(of("shop"));
+    stopped.signal(Signal::SIGSTOP);
+
+    let mut last = 0;
+    for _ in 0..ROUNDS * VISITS / 50 {
+        // No more at a time than its queue has room for.
+        cart.actor.visit_itself(50);
+        for event in quick.events(4 * 50) {
+            assert_eq!(event.sequence, last + 1);
+            last = event.sequence;
+        }
+    }
+    assert_eq!(last, ALL);
+    quick.nothing();
+
+    stopped.signal(Signal::SIGCONT);
+    let (mut at, mut lost) = (0, 0);
+    while at < ALL {
+        match stopped.next() {
+            Got::Event(number) => {
+                assert_eq!(number, at + 1, "in its place");
+                at = number;
+            }
+            Got::Lost(count) => {
+                lost += count;
+                at += count;
+            }
+            Got::Live => panic!("it was live before"),
+        }
+    }
+    assert_eq!(at, ALL);
+    assert!(lost > 0, "there was room for all");
+    cart.actor.visit_itself(1);
+    let next: Vec<_> = (0..4).map(|_| stopped.next()).collect();
+    assert_eq!(next, [1, 2, 3, 4].map(|n| Got::Event(ALL + n)));
+    let metrics = node.get("/metrics");
+    let line = format!("tcptracer_lost_total{{place=\"subscriber\"}} {lost}");
+    assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
+}
+
+fn streams_are_limited() {
+    let node = Node::with(&["--max-streams", "2"]);
+    let agent = node.client();
+    let first = agent.watch(of("shop"));
+    let _second = agent.watch(of("shop"));
+    let status = agent.try_watch(v1::WatchRequest::default()).err();
+    let status = status.expect("it is refused");
+    assert_eq!(
+        (status.code(), status.message()),
+        (
+            Code::ResourceExhausted,
+            "too many streams are open (--max-streams)"
+        )
+    );
+    // Questions that are no streams are answered.
+    assert_eq!(agent.info().subscribers, 2);
+    drop(first);
+    wait_until("there is room again", || {
+        agent.try_watch(v1::WatchRequest::default()).is_ok()
+    });
+}
+
+fn requests_are_limited() {
+    let node = Node::new();
+    let agent = node.client();
+    let request = v1::WatchRequest {
+        allow: vec![v1::Filter {
+            label_selector: "a".repeat(1 << 20),
+            ..v1::Filter::default()
+        }],
+        ..v1::WatchRequest::default()
+    };
+    let status = agent.try_watch(request).err().expect("it is refused");
+    assert_eq!(status.code(), Code::OutOfRange);
+    assert!(
+        status.message().ends_with("the limit is: 1048576 bytes"),
+        "{status}"
+    );
+    agent.watch(of("shop"));
+}
+
+fn health_and_reflection_answer() {
+    const SERVICE: &str = "tcptracer.v1.TcpTracerService";
+    let node = Node::new();
+    let agent = node.client();
+    for service in ["", SERVICE] {
+        let request = HealthCheckRequest {
+            service: service.into(),
+        };
+        let answer = agent.ask(async |channel| HealthClient::new(channel).check(request).await);
+        let answer = answer.expect("an answer").into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
+    }
+
+    let reflect = |request| {
+        let request = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(request),
+        };
+        let answer = agent.ask(async |channel| {
+            let mut reflection = ServerReflectionClient::new(channel);
+            let requests = futures::stream::iter([request]);
+            let answers = reflection.server_reflection_info(requests).await?;
+            answers.into_inner().message().await
+        });
+        let answer = answer.expect("an answer").expect("a message");
+        answer.message_response.expect("what was asked for")
+    };
+    let MessageResponse::ListServicesResponse(services) =
+        reflect(MessageRequest::ListServices(String::new()))
+    else {
+        panic!("not a list of services");
+    };
+    let mut names: Vec<_> = services.service.into_iter().map(|s| s.name).collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
+            SERVICE
+        ]
+    );
+    let symbol = MessageRequest::FileContainingSymbol(format!("{SERVICE}.Watch"));
+    let MessageResponse::FileDescriptorResponse(files) = reflect(symbol) else {
+        panic!("not a file");
+    };
+    assert!(!files.file_descriptor_proto.is_empty());
+}
+
+/// Escaping is for those who show them: on the wire they are as they were chosen.
+fn hostile_names_reach_the_client_unharmed() {
+    const LABEL: &str = "\u{1b}]0;owned\u{7}\u{202e}\n\"\\{}";
+    let mut node = Node::with(&["--pod-labels", "app"]);
+    let mut server = node.pod("other", "db-0", json!({}));
+    let (uid, id) = (fresh_uid(), fresh_id());
+    node.add_pod("shop", "cart-0", json!({ "app": LABEL }), &uid, &id);
+    let comm = "\u{1b}[2J\n\u{fffd}\u{202e}";
+    let actor = node
+        .netns
+        .enter(|| Actor::with_raw_comm(b"\x1b[2J\n\xff\xe2\x80\xae", comm));
+    let mut client = node.container_of(uid, id, actor);
+    let agent = node.client();
+    agent.wait_for_pods(2);
+    let mut watch = agent.watch(of("shop"));
+
+    let end = client.actor.connect(server.actor.listen(LOCAL));
+    let events = watch.events(1);
+    crate::client::assert_end(&events[0], &end);
+    let labels = &identity(&events[0]).labels;
+    assert_eq!(labels.get("app").map(String::as_str), Some(LABEL));
+    client.actor.close();
+    match watch.message() {
+        Some(Message::Events(batch)) => {
+            let closer = batch.events[0].closer.as_ref().expect("who closed it");
+            assert_eq!(closer.comm, comm);
+        }
+        other => panic!("{other:?} instead of the end"),
+    }
+}
