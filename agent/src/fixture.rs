@@ -1,8 +1,10 @@
 //! Values for unit tests.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::event::{Comm, ConnectionId, Event, Kind, Process, Reason, Role, Source};
+use crate::identity::{Attribution, Evidence, Names};
 use crate::kube::{Container, ContainerKind, Pod, Workload};
 
 /// An event of the connection `cookie`, whose owner is in this cgroup.
@@ -70,4 +72,14 @@ pub fn pod(n: u32) -> Pod {
             kind: ContainerKind::Regular,
         }],
     }
+}
+
+/// What is said of a process in the only container of the pod `n`.
+pub fn resolved(n: u32) -> Attribution {
+    let names = Names {
+        pod: Arc::new(pod(n)),
+        container: Some(0),
+        container_id: container_id(n).into(),
+    };
+    Attribution::Resolved(Arc::new(names), Evidence::Cgroup)
 }

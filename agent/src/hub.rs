@@ -488,3 +488,269 @@ impl Subscriber {
         let _ = self.items.send(item);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Kind;
+    use crate::filter::{Filter, What};
+    use crate::fixture;
+
+    /// What a subscriber found in its queue.
+    #[derive(Debug, PartialEq, Eq)]
+    enum Got {
+        /// So many in one message.
+        Events(usize),
+        Lost(LossSource, u64),
+        Status(u64, bool),
+    }
+
+    const LIVE: [Got; 2] = [Got::Status(0, false), Got::Status(0, true)];
+
+    fn got(subscription: &mut Subscription) -> Vec<Got> {
+        let mut all = Vec::new();
+        while let Ok(item) = subscription.items.try_recv() {
+            subscription
+                .queued
+                .fetch_sub(item.weight(), Ordering::Relaxed);
+            all.push(match item {
+                Item::Events(events) => Got::Events(events.len()),
+                Item::Lost(loss) => Got::Lost(loss.source, loss.count),
+                Item::Status(_, sequence, live) => Got::Status(sequence, live),
+            });
+        }
+        all
+    }
+
+    fn everything() -> Matcher {
+        Matcher::new(Vec::new(), Vec::new())
+    }
+
+    fn of_kind(kind: Kind) -> Matcher {
+        let what = What {
+            kinds: vec![kind],
+            ..What::default()
+        };
+        let filter = Filter {
+            what,
+            ..Filter::default()
+        };
+        Matcher::new(vec![filter], Vec::new())
+    }
+
+    /// One event for each of these times.
+    fn publish(hub: &mut Hub, kind: Kind, times: impl IntoIterator<Item = Nanos>) {
+        let events = times
+            .into_iter()
+            .map(|time| {
+                let event = Event {
+                    time,
+                    ..fixture::event(kind, time, 0)
+                };
+                let published = Published {
+                    sequence: hub.next_sequence(),
+                    event,
+                    who: Attribution::Host,
+                    bytes: EncodedEvent::new(&tcptracer_proto::v1::Event::default()),
+                };
+                (None, published)
+            })
+            .collect();
+        hub.publish(events);
+    }
+
+    fn ring(count: u64) -> Loss {
+        let source = LossSource::Ring;
+        Loss { source, count }
+    }
+
+    /// What somebody gets of the past: between the two statuses.
+    fn past(hub: &mut Hub, matcher: Matcher, past: Past) -> Vec<Got> {
+        let mut all = got(&mut hub.subscribe(matcher, past, false));
+        assert_eq!(all.remove(0), Got::Status(hub.sequence(), false));
+        assert_eq!(all.pop(), Some(Got::Status(hub.sequence(), true)));
+        all
+    }
+
+    #[test]
+    fn everybody_gets_what_it_wants() {
+        let mut hub = Hub::new(0, 10);
+        let mut all = hub.subscribe(everything(), Past::None, true);
+        let mut closes = hub.subscribe(of_kind(Kind::Close), Past::None, true);
+        publish(&mut hub, Kind::Connect, 1..=2);
+        publish(&mut hub, Kind::Close, 3..=3);
+        let [first, second] = LIVE;
+        assert_eq!(
+            got(&mut all),
+            [first, second, Got::Events(2), Got::Events(1)]
+        );
+        let [first, second] = LIVE;
+        assert_eq!(got(&mut closes), [first, second, Got::Events(1)]);
+        assert_eq!(hub.losses().collect::<Vec<_>>(), []);
+    }
+
+    #[test]
+    fn who_is_slow_loses_its_own_and_is_told_in_its_place() {
+        let mut hub = Hub::new(0, 5);
+        let mut slow = hub.subscribe(everything(), Past::None, true);
+        let mut quick = hub.subscribe(everything(), Past::None, true);
+        got(&mut slow);
+        got(&mut quick);
+        for times in [1..=4, 5..=8, 9..=9] {
+            let count = times.clone().count();
+            publish(&mut hub, Kind::Connect, times);
+            assert_eq!(got(&mut quick), [Got::Events(count)]);
+        }
+        assert_eq!(hub.subscriber_losses(), 4);
+        assert_eq!(got(&mut slow), [Got::Events(4), Got::Events(1)]);
+        publish(&mut hub, Kind::Connect, 10..=10);
+        assert_eq!(
+            got(&mut slow),
+            [Got::Lost(LossSource::Subscriber, 4), Got::Events(1)]
+        );
+    }
+
+    #[test]
+    fn losses_that_found_no_room_are_told_also_without_events() {
+        let mut hub = Hub::new(0, 5);
+        let mut slow = hub.subscribe(everything(), Past::None, true);
+        got(&mut slow);
+        publish(&mut hub, Kind::Connect, 1..=6);
+        hub.lost(ring(7), 6);
+        assert_eq!(got(&mut slow), [Got::Events(5)]);
+        hub.look_after();
+        assert_eq!(
+            got(&mut slow),
+            [
+                Got::Lost(LossSource::Subscriber, 1),
+                Got::Lost(LossSource::Ring, 7)
+            ]
+        );
+    }
+
+    #[test]
+    fn who_has_gone_is_forgotten() {
+        let mut hub = Hub::new(0, 5);
+        let gone = hub.subscribe(everything(), Past::None, true);
+        let _stays = hub.subscribe(everything(), Past::None, true);
+        assert_eq!(hub.subscribers(), 2);
+        assert!(!hub.look_after());
+        drop(gone);
+        assert!(hub.look_after());
+        assert_eq!((hub.subscribers(), hub.matchers().count()), (1, 1));
+    }
+
+    #[test]
+    fn the_status_comes_when_it_has_changed() {
+        let mut hub = Hub::new(0, 5);
+        let mut watch = hub.subscribe(everything(), Past::None, true);
+        let status = Status {
+            pods_synced: true,
+            ..Status::default()
+        };
+        hub.set_status(status.clone());
+        hub.set_status(status);
+        let [first, second] = LIVE;
+        assert_eq!(got(&mut watch), [first, second, Got::Status(0, true)]);
+    }
+
+    #[test]
+    fn the_past_is_what_was_asked_for() {
+        let mut hub = Hub::new(100, 100);
+        publish(&mut hub, Kind::Connect, [10, 20]);
+        // Times are not in order.
+        publish(&mut hub, Kind::Close, [40, 30]);
+        let events = |count| vec![Got::Events(count)];
+
+        assert_eq!(past(&mut hub, everything(), Past::None), []);
+        assert_eq!(past(&mut hub, everything(), Past::Last(3)), events(3));
+        assert_eq!(
+            past(&mut hub, of_kind(Kind::Connect), Past::Last(1)),
+            events(1)
+        );
+        assert_eq!(past(&mut hub, everything(), Past::Since(20)), events(3));
+        assert_eq!(past(&mut hub, everything(), Past::Since(35)), events(1));
+        assert_eq!(past(&mut hub, everything(), Past::After(1)), events(3));
+        assert_eq!(past(&mut hub, everything(), Past::After(4)), []);
+        assert_eq!(hub.subscribers(), 0);
+    }
+
+    #[test]
+    fn losses_of_the_past_have_their_place_and_time() {
+        let mut hub = Hub::new(100, 100);
+        hub.lost(ring(1), 5);
+        publish(&mut hub, Kind::Connect, [10]);
+        hub.lost(ring(2), 15);
+        hub.lost(ring(3), 16);
+        publish(&mut hub, Kind::Close, [20]);
+        let lost = |count| Got::Lost(LossSource::Ring, count);
+
+        let all = past(&mut hub, everything(), Past::Since(0));
+        assert_eq!(all, [lost(1), Got::Events(1), lost(5), Got::Events(1)]);
+        let some = past(&mut hub, everything(), Past::Since(16));
+        assert_eq!(some, [lost(5), Got::Events(1)]);
+        let late = past(&mut hub, everything(), Past::Since(17));
+        assert_eq!(late, [Got::Events(1)]);
+        let after = past(&mut hub, everything(), Past::After(1));
+        assert_eq!(after, [lost(5), Got::Events(1)]);
+        assert_eq!(hub.losses().collect::<Vec<_>>(), [ring(6)]);
+    }
+
+    #[test]
+    fn the_history_is_bounded_and_says_what_it_does_not_hold() {
+        let mut hub = Hub::new(3, 100);
+        publish(&mut hub, Kind::Connect, 1..=5);
+        assert_eq!(hub.history_len(), 3);
+        assert_eq!(
+            past(&mut hub, everything(), Past::After(1)),
+            [Got::Lost(LossSource::History, 1), Got::Events(3)]
+        );
+        // Without events there are no more losses than that either.
+        for n in 0..100 {
+            let source = [LossSource::Ring, LossSource::Agent][n % 2];
+            hub.lost(Loss { source, count: 1 }, 6);
+        }
+        assert_eq!(hub.history.len(), 6);
+    }
+
+    #[test]
+    fn a_batch_has_no_more_than_512() {
+        let mut hub = Hub::new(1000, 1000);
+        publish(&mut hub, Kind::Connect, 1..=1000);
+        assert_eq!(
+            past(&mut hub, everything(), Past::Last(1000)),
+            [Got::Events(BATCH), Got::Events(1000 - BATCH)]
+        );
+    }
+
+    #[test]
+    fn who_comes_later_is_told_of_what_has_no_room() {
+        let room = |count| Got::Lost(LossSource::FilterMap, count);
+        let mut hub = Hub::new(100, 100);
+        let mut early = hub.subscribe(everything(), Past::None, true);
+        got(&mut early);
+        assert_eq!(hub.set_without_room(2, 10), 2);
+        assert_eq!(hub.set_without_room(2, 11), 0);
+        assert_eq!(hub.set_without_room(3, 12), 1);
+        assert_eq!(got(&mut early), [room(2), room(1)]);
+
+        let [first, second] = LIVE;
+        let mut late = hub.subscribe(everything(), Past::None, true);
+        assert_eq!(got(&mut late), [first, second, room(3)]);
+        // Once is enough.
+        let [first, second] = LIVE;
+        let mut late = hub.subscribe(everything(), Past::Since(0), true);
+        assert_eq!(got(&mut late), [first, room(3), second]);
+
+        assert_eq!(hub.set_without_room(0, 20), 0);
+        let mut late = hub.subscribe(everything(), Past::None, true);
+        assert_eq!(got(&mut late), LIVE);
+        assert_eq!(
+            hub.losses().collect::<Vec<_>>(),
+            [Loss {
+                source: LossSource::FilterMap,
+                count: 3
+            }]
+        );
+    }
+}

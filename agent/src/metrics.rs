@@ -245,22 +245,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
     use crate::fixture;
     use crate::hub::Status;
-    use crate::identity::{Evidence, Names, Sizes};
-
-    fn of_pod(n: u32) -> Attribution {
-        let names = Names {
-            pod: Arc::new(fixture::pod(n)),
-            container: Some(0),
-            container_id: fixture::container_id(n).into(),
-        };
-        Attribution::Resolved(Arc::new(names), Evidence::Cgroup)
-    }
+    use crate::identity::Sizes;
 
     /// The lines of the metric, in order.
     fn lines(metrics: &Metrics, name: &str) -> Vec<String> {
@@ -316,7 +306,11 @@ mod tests {
         let metrics = Metrics::new(true);
         let connect = fixture::event(Kind::Connect, 1, 0);
         let close = fixture::event(Kind::Close, 1, 0);
-        for who in [of_pod(1), of_pod(2), Attribution::Host] {
+        for who in [
+            fixture::resolved(1),
+            fixture::resolved(2),
+            Attribution::Host,
+        ] {
             metrics.count(&connect, &who);
             metrics.count(&close, &who);
         }

@@ -288,3 +288,44 @@ fn signals() -> Result<impl Future<Output = ()>> {
         let _ = ask.await;
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn pending() -> Result<()> {
+        std::future::pending().await
+    }
+
+    #[track_caller]
+    fn said(ended: Result<()>) -> String {
+        ended.expect_err("it has failed").to_string()
+    }
+
+    #[tokio::test]
+    async fn the_first_task_to_end_says_why() {
+        let mut tasks = Tasks::default();
+        tasks.start(pending());
+        tasks.start(async { bail!("no room") });
+        assert_eq!(said(tasks.first().await), "no room");
+
+        let mut tasks = Tasks::default();
+        tasks.start(pending());
+        tasks.start(async { Ok(()) });
+        assert_eq!(said(tasks.first().await), "a task has ended too soon");
+
+        let mut tasks = Tasks::default();
+        tasks.start(async { panic!("a bug") });
+        assert_eq!(said(tasks.first().await), "a task has panicked");
+    }
+
+    #[tokio::test]
+    async fn tasks_that_were_told_to_end_may() {
+        let stop = CancellationToken::new();
+        let mut tasks = Tasks::default();
+        tasks.start(until(stop.clone(), pending()));
+        tasks.start(async { Ok(()) });
+        stop.cancel();
+        assert!(tasks.rest().await.is_ok());
+    }
+}

@@ -258,3 +258,311 @@ fn selected(filters: &[Filter], bits: u32) -> impl Iterator<Item = &Filter> {
         .filter(move |(at, _)| bits >> at & 1 == 1)
         .map(|(_, filter)| filter)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::event::{Closer, Comm};
+    use crate::fixture;
+    use crate::identity::Evidence;
+
+    fn cart() -> Attribution {
+        fixture::resolved(1)
+    }
+
+    /// In the same pod; which of its containers is not known.
+    fn some_container() -> Attribution {
+        let names = Names {
+            pod: Arc::new(fixture::pod(1)),
+            container: None,
+            container_id: fixture::container_id(2).into(),
+        };
+        Attribution::Resolved(Arc::new(names), Evidence::MountNamespace)
+    }
+
+    fn pending() -> Attribution {
+        Attribution::Pending("id".into(), Evidence::Cgroup)
+    }
+
+    fn set(values: &[&str]) -> HashSet<String> {
+        values.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_filter_without_conditions_passes_everybody_but_another_nodes() {
+        let all = Whose::default();
+        for who in [
+            cart(),
+            some_container(),
+            pending(),
+            Attribution::Host,
+            Attribution::Unknown,
+        ] {
+            assert!(all.passes(&who), "{who:?}");
+        }
+        assert!(!all.passes(&Attribution::Foreign));
+    }
+
+    #[test]
+    fn scopes_part_pods_from_the_host() {
+        let of = |scope| Whose {
+            scope: Some(scope),
+            ..Whose::default()
+        };
+        for (who, pods) in [
+            (cart(), true),
+            (pending(), true),
+            (Attribution::Host, false),
+            (Attribution::Unknown, false),
+        ] {
+            assert_eq!(of(Scope::Pods).passes(&who), pods, "{who:?}");
+            assert_eq!(of(Scope::Host).passes(&who), !pods, "{who:?}");
+        }
+    }
+
+    #[test]
+    fn conditions_on_names_pass_who_has_them_and_nobody_unnamed() {
+        let workload = |name: &str| Workload {
+            kind: "Deployment".into(),
+            name: name.into(),
+        };
+        let labels = |text: &str| Some(text.parse().expect("a selector"));
+        let whose = Whose::default;
+        for (condition, passes) in [
+            (
+                Whose {
+                    namespaces: set(&["shop", "bank"]),
+                    ..whose()
+                },
+                true,
+            ),
+            (
+                Whose {
+                    namespaces: set(&["bank"]),
+                    ..whose()
+                },
+                false,
+            ),
+            (
+                Whose {
+                    pods: set(&["cart-1"]),
+                    ..whose()
+                },
+                true,
+            ),
+            (
+                Whose {
+                    pods: set(&["cart"]),
+                    ..whose()
+                },
+                false,
+            ),
+            (
+                Whose {
+                    labels: labels("app in (cart),!canary"),
+                    ..whose()
+                },
+                true,
+            ),
+            (
+                Whose {
+                    labels: labels("app!=cart"),
+                    ..whose()
+                },
+                false,
+            ),
+            (
+                Whose {
+                    containers: set(&["main"]),
+                    ..whose()
+                },
+                true,
+            ),
+            (
+                Whose {
+                    containers: set(&["sidecar"]),
+                    ..whose()
+                },
+                false,
+            ),
+            (
+                Whose {
+                    workloads: vec![workload("db"), workload("cart")],
+                    ..whose()
+                },
+                true,
+            ),
+            (
+                Whose {
+                    workloads: vec![workload("db")],
+                    ..whose()
+                },
+                false,
+            ),
+            // All have to hold.
+            (
+                Whose {
+                    namespaces: set(&["shop"]),
+                    pods: set(&["cart-2"]),
+                    ..whose()
+                },
+                false,
+            ),
+            (
+                Whose {
+                    namespaces: set(&["shop"]),
+                    scope: Some(Scope::Host),
+                    ..whose()
+                },
+                false,
+            ),
+            (
+                Whose {
+                    namespaces: set(&["shop"]),
+                    elsewhere: true,
+                    ..whose()
+                },
+                false,
+            ),
+        ] {
+            assert_eq!(condition.passes(&cart()), passes, "{condition:?}");
+            for unnamed in [pending(), Attribution::Host, Attribution::Unknown] {
+                assert!(!condition.passes(&unnamed), "{condition:?} {unnamed:?}");
+            }
+        }
+        let main = Whose {
+            containers: set(&["main"]),
+            ..whose()
+        };
+        assert!(!main.passes(&some_container()));
+    }
+
+    fn what(change: impl FnOnce(&mut What)) -> What {
+        let mut what = What::default();
+        change(&mut what);
+        what
+    }
+
+    #[test]
+    fn conditions_on_connections() {
+        let mut event = fixture::event(Kind::Close, 1, 0);
+        event.closer = Some(Closer {
+            pid: 200,
+            comm: Comm::new([0; 16]),
+        });
+        let network = |text: &str| -> IpNet { text.parse().expect("a network") };
+        for (condition, passes) in [
+            (what(|w| w.pids = [100].into()), true),
+            (what(|w| w.pids = [200].into()), true),
+            (what(|w| w.pids = [101].into()), false),
+            (what(|w| w.netns = [4_026_531_992].into()), true),
+            (what(|w| w.netns = [1].into()), false),
+            (what(|w| w.v4 = false), false),
+            (what(|w| w.v6 = false), true),
+            (what(|w| w.ports = [40_000].into()), true),
+            (what(|w| w.ports = [80, 1].into()), true),
+            (what(|w| w.ports = [443].into()), false),
+            (what(|w| w.networks = vec![network("10.0.0.2/32")]), true),
+            (what(|w| w.networks = vec![network("10.0.0.0/30")]), true),
+            (
+                what(|w| w.networks = vec![network("10.0.0.4/30"), network("::/0")]),
+                false,
+            ),
+            (
+                what(|w| (w.ports, w.pids) = ([80].into(), [1].into())),
+                false,
+            ),
+        ] {
+            assert_eq!(condition.passes_connection(&event), passes, "{condition:?}");
+        }
+        // Mapped addresses count as IPv4, and their sockets as IPv6.
+        event.local = "[::ffff:10.0.0.1]:40000".parse().expect("an address");
+        event.remote = "[::ffff:10.0.0.2]:80".parse().expect("an address");
+        assert!(what(|w| w.networks = vec![network("10.0.0.0/24")]).passes_connection(&event));
+        assert!(!what(|w| w.v6 = false).passes_connection(&event));
+    }
+
+    #[test]
+    fn failed_connects_have_to_be_asked_for() {
+        let matcher = |kinds| {
+            let what = what(|w| w.kinds = kinds);
+            let whose = Whose::default();
+            Matcher::new(vec![Filter { whose, what }], Vec::new())
+        };
+        let passing = |matcher: Matcher| {
+            let verdicts = matcher.judge(&cart());
+            [Kind::Connect, Kind::Accept, Kind::Close, Kind::Failed]
+                .map(|kind| matcher.passes(verdicts, &fixture::event(kind, 1, 0)))
+        };
+        assert_eq!(passing(matcher(vec![])), [true, true, true, false]);
+        let some = vec![Kind::Failed, Kind::Close];
+        assert_eq!(passing(matcher(some)), [false, false, true, true]);
+    }
+
+    #[test]
+    fn what_is_denied_for_a_kind_is_listed_still() {
+        let closes = Filter {
+            what: what(|w| w.kinds = vec![Kind::Close]),
+            ..Filter::default()
+        };
+        let matcher = Matcher::new(Vec::new(), vec![closes]);
+        let verdicts = matcher.judge(&cart());
+        assert!(!verdicts.is_nothing());
+        assert!(matcher.passes(verdicts, &fixture::event(Kind::Connect, 1, 0)));
+        let close = fixture::event(Kind::Close, 1, 0);
+        assert!(!matcher.passes(verdicts, &close));
+        assert!(matcher.passes_connection(verdicts, &close));
+    }
+
+    #[test]
+    fn who_is_denied_whole_needs_nothing_of_the_kernel() {
+        let shop = Filter {
+            whose: Whose {
+                namespaces: set(&["shop"]),
+                ..Whose::default()
+            },
+            ..Filter::default()
+        };
+        let others = Matcher::new(Vec::new(), vec![shop.clone()]);
+        assert!(others.judge(&cart()).is_nothing());
+        assert!(others.wants_host());
+        let pods = Matcher::new(vec![shop], Vec::new());
+        assert!(!pods.judge(&cart()).is_nothing());
+        assert!(!pods.wants_host());
+    }
+
+    proptest! {
+        /// The answer per container and the one per event are together what the words say: one of `allow`, none of
+        /// `deny`.
+        #[test]
+        fn a_matcher_is_its_filters(
+            allow in prop::collection::vec((any::<bool>(), any::<bool>()), 0..=MAX_FILTERS),
+            deny in prop::collection::vec((any::<bool>(), any::<bool>()), 0..=MAX_FILTERS),
+        ) {
+            let filter = |(whose, what): (bool, bool)| Filter {
+                whose: Whose {
+                    namespaces: set(&[if whose { "shop" } else { "bank" }]),
+                    ..Whose::default()
+                },
+                what: What {
+                    ports: [if what { 80 } else { 443 }].into(),
+                    ..What::default()
+                },
+            };
+            let hit = |(whose, what): &(bool, bool)| *whose && *what;
+            let expected = (allow.is_empty() || allow.iter().any(hit)) && !deny.iter().any(hit);
+            let matcher = Matcher::new(
+                allow.into_iter().map(filter).collect(),
+                deny.into_iter().map(filter).collect(),
+            );
+            let event = fixture::event(Kind::Connect, 1, 0);
+            let verdicts = matcher.judge(&cart());
+            prop_assert_eq!(matcher.passes(verdicts, &event), expected);
+            prop_assert_eq!(matcher.passes_connection(verdicts, &event), expected);
+        }
+    }
+}

@@ -181,8 +181,18 @@ pub fn encode(
     clock: Clock,
     labels: &[String],
 ) -> EncodedEvent {
+    EncodedEvent::new(&message(sequence, event, who, clock, labels))
+}
+
+fn message(
+    sequence: u64,
+    event: &Event,
+    who: &Attribution,
+    clock: Clock,
+    labels: &[String],
+) -> v1::Event {
     let ended = matches!(event.kind, Kind::Close | Kind::Failed);
-    EncodedEvent::new(&v1::Event {
+    v1::Event {
         sequence,
         r#type: match event.kind {
             Kind::Connect => v1::EventType::Connect,
@@ -221,7 +231,7 @@ pub fn encode(
             retransmits: c.retransmits,
             srtt: (c.srtt_us != 0).then(|| duration(Nanos::from(c.srtt_us) * 1000)),
         }),
-    })
+    }
 }
 
 /// A connection, with what is known of it at the event.
@@ -369,5 +379,293 @@ fn duration(nanos: Nanos) -> prost_types::Duration {
     prost_types::Duration {
         seconds: (nanos / 1_000_000_000) as i64,
         nanos: (nanos % 1_000_000_000) as i32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::event::{Closer, Comm, Counters};
+    use crate::fixture;
+
+    /// Kernel time 0 is this time of day, in nanoseconds.
+    const EPOCH: u64 = 1_700_000_000_000_000_000;
+
+    fn clock() -> Clock {
+        let epoch = Timestamp::from_nanosecond(EPOCH.into()).expect("a time");
+        Clock::new(epoch, 0)
+    }
+
+    fn at(time: Nanos) -> prost_types::Timestamp {
+        let time = EPOCH + time;
+        prost_types::Timestamp {
+            seconds: (time / 1_000_000_000) as i64,
+            nanos: (time % 1_000_000_000) as i32,
+        }
+    }
+
+    #[track_caller]
+    fn refused(change: impl FnOnce(&mut v1::Filter)) -> String {
+        let mut filter = v1::Filter::default();
+        change(&mut filter);
+        matcher(vec![v1::Filter::default(), filter], Vec::new(), "node-1")
+            .expect_err("it is refused")
+            .to_string()
+    }
+
+    #[test]
+    fn a_refusal_names_the_field_and_escapes_what_it_repeats() {
+        assert_eq!(refused(|f| f.scope = 3), "allow[1].scope: 3 is not a scope");
+        assert_eq!(
+            refused(|f| f.families = vec![1, 99]),
+            "allow[1].families: 99 is not an IP family"
+        );
+        assert_eq!(
+            refused(|f| f.families = vec![0]),
+            "allow[1].families: 0 is not an IP family"
+        );
+        assert_eq!(
+            refused(|f| f.types = vec![1, 5]),
+            "allow[1].types: 5 is not a type of event"
+        );
+        assert_eq!(
+            refused(|f| f.types = vec![0]),
+            "allow[1].types: 0 is not a type of event"
+        );
+        assert_eq!(
+            refused(|f| f.ports = vec![80, 0]),
+            "allow[1].ports: 0 is not a port"
+        );
+        assert_eq!(
+            refused(|f| f.cidrs = vec!["\x1b]0;".into()]),
+            "allow[1].cidrs: `\\u{1b}]0;` is not a network or an address"
+        );
+        assert_eq!(
+            refused(|f| f.pods = vec![String::new(); 257]),
+            "allow[1].pods: more than 256 values"
+        );
+        let many = matcher(Vec::new(), vec![v1::Filter::default(); 33], "node-1");
+        assert_eq!(
+            many.expect_err("it is refused").to_string(),
+            "deny: more than 32 filters"
+        );
+    }
+
+    #[test]
+    fn a_filter_means_what_it_says() {
+        let from = v1::Filter {
+            scope: v1::Scope::Pods.into(),
+            namespaces: vec!["shop".into()],
+            pods: vec!["cart-1".into()],
+            label_selector: "app=cart".into(),
+            containers: vec!["main".into()],
+            workloads: vec![v1::Workload {
+                kind: "Deployment".into(),
+                name: "cart".into(),
+            }],
+            nodes: vec!["node-0".into(), "node-1".into()],
+            pids: vec![100],
+            netns: vec![4_026_531_992],
+            families: vec![v1::IpFamily::V4.into()],
+            ports: vec![80],
+            cidrs: vec!["10.0.0.0/8".into(), "2001:db8::1".into()],
+            types: vec![v1::EventType::Failed.into()],
+        };
+        let passes = |from: v1::Filter, kind: Kind| {
+            let matcher = matcher(vec![from], Vec::new(), "node-1").expect("it is valid");
+            let verdicts = matcher.judge(&fixture::resolved(1));
+            matcher.passes(verdicts, &fixture::event(kind, 1, 0))
+        };
+        assert!(passes(from.clone(), Kind::Failed));
+        assert!(!passes(from.clone(), Kind::Connect));
+        let mut elsewhere = from.clone();
+        elsewhere.nodes.pop();
+        assert!(!passes(elsewhere, Kind::Failed));
+        let v6 = v1::Filter {
+            families: vec![v1::IpFamily::V6.into()],
+            ..from
+        };
+        assert!(!passes(v6, Kind::Failed));
+    }
+
+    #[test]
+    fn a_close_is_told_in_full() {
+        let event = Event {
+            time: 9,
+            closer: Some(Closer {
+                pid: 200,
+                comm: Comm::new(*b"\x1b[2J\xff\0\0\0\0\0\0\0\0\0\0\0"),
+            }),
+            syn: Some(1),
+            established: Some(2),
+            first_fin: Some(8),
+            reason: Reason::ResetRemote,
+            errno: 104,
+            counters: Some(Counters {
+                bytes_sent: 1,
+                bytes_received: 2,
+                segments_sent: 3,
+                segments_received: 4,
+                retransmits: 5,
+                srtt_us: 1_000_001,
+            }),
+            ..fixture::event(Kind::Close, 7, 42)
+        };
+        let labels = ["app".to_owned(), "missing".to_owned()];
+        let told = message(3, &event, &fixture::resolved(1), clock(), &labels);
+        let nanos = |nanos| prost_types::Duration { seconds: 0, nanos };
+        assert_eq!(
+            told,
+            v1::Event {
+                sequence: 3,
+                r#type: v1::EventType::Close.into(),
+                time: Some(at(9)),
+                connection: Some(v1::Connection {
+                    id: "7".into(),
+                    role: v1::Role::Client.into(),
+                    process: Some(v1::Process {
+                        pid: 100,
+                        tid: 101,
+                        uid: 0,
+                        comm: "curl".into(),
+                        cgroup_id: 42,
+                        mntns: 0,
+                        source: v1::ProcessSource::Connect.into(),
+                    }),
+                    identity: Some(v1::Identity {
+                        attribution: v1::Attribution::Resolved.into(),
+                        namespace: "shop".into(),
+                        pod: "cart-1".into(),
+                        pod_uid: "00000001-0000-4000-8000-000000000000".into(),
+                        container: "main".into(),
+                        container_id: fixture::container_id(1),
+                        image: "registry/cart:1".into(),
+                        workload: Some(v1::Workload {
+                            kind: "Deployment".into(),
+                            name: "cart".into(),
+                        }),
+                        labels: HashMap::from([("app".into(), "cart".into())]),
+                        host_network: false,
+                        evidence: v1::Evidence::Cgroup.into(),
+                    }),
+                    netns: 4_026_531_992,
+                    local: Some(v1::Endpoint {
+                        address: "10.0.0.1".into(),
+                        port: 40_000,
+                    }),
+                    remote: Some(v1::Endpoint {
+                        address: "10.0.0.2".into(),
+                        port: 80,
+                    }),
+                    family: v1::IpFamily::V4.into(),
+                    syn: Some(at(1)),
+                    established: Some(at(2)),
+                    accepted: None,
+                }),
+                closer: Some(v1::Closer {
+                    pid: 200,
+                    comm: "\u{1b}[2J\u{fffd}".into(),
+                }),
+                reason: v1::CloseReason::ResetRemote.into(),
+                errno: 104,
+                first_fin: Some(at(8)),
+                duration: Some(nanos(7)),
+                counters: Some(v1::Counters {
+                    bytes_sent: 1,
+                    bytes_received: 2,
+                    segments_sent: 3,
+                    segments_received: 4,
+                    retransmits: 5,
+                    srtt: Some(prost_types::Duration {
+                        seconds: 1,
+                        nanos: 1000,
+                    }),
+                }),
+            }
+        );
+    }
+
+    #[test]
+    fn who_cannot_be_named_has_no_names() {
+        let unnamed = |attribution: v1::Attribution| v1::Identity {
+            attribution: attribution.into(),
+            ..v1::Identity::default()
+        };
+        let pending = Attribution::Pending(Arc::from("id"), Evidence::MountNamespace);
+        for (who, expected) in [
+            (Attribution::Host, unnamed(v1::Attribution::Host)),
+            (Attribution::Unknown, unnamed(v1::Attribution::Unknown)),
+            (
+                pending,
+                v1::Identity {
+                    container_id: "id".into(),
+                    evidence: v1::Evidence::Mntns.into(),
+                    ..unnamed(v1::Attribution::Pending)
+                },
+            ),
+        ] {
+            assert_eq!(identity(&who, &[]), expected);
+        }
+    }
+
+    fn strings() -> impl Strategy<Value = Vec<String>> {
+        prop::collection::vec(any::<String>(), 0..3)
+    }
+
+    proptest! {
+        /// Nothing that a client sends does any harm.
+        #[test]
+        fn any_filter_is_taken_or_refused_by_field(
+            scope in -1i32..4, names in strings(), selector in any::<String>(), cidrs in strings(),
+            ports in prop::collection::vec(0u32..70_000, 0..3),
+            enums in prop::collection::vec(-1i32..6, 0..3),
+        ) {
+            let filter = v1::Filter {
+                scope,
+                namespaces: names.clone(),
+                pods: names,
+                label_selector: selector,
+                cidrs,
+                ports,
+                families: enums.clone(),
+                types: enums,
+                ..v1::Filter::default()
+            };
+            if let Err(e) = matcher(vec![filter], Vec::new(), "node-1") {
+                let said = e.to_string();
+                prop_assert!(said.starts_with("allow[0]."), "{}", said);
+            }
+        }
+
+        #[test]
+        fn times_and_addresses_come_back(
+            time in 0u64..1 << 50, life in any::<u16>(), ip in any::<IpAddr>(), port in any::<u16>(),
+            wait in 0u64..1 << 40,
+        ) {
+            let event = Event {
+                time: time + wait,
+                established: Some(time),
+                local: SocketAddr::new(ip, port),
+                ..fixture::event(Kind::Close, 7, 0)
+            };
+            let event = Event {
+                id: crate::event::ConnectionId { life, ..event.id },
+                ..event
+            };
+            let told = message(1, &event, &Attribution::Host, clock(), &[]);
+            prop_assert_eq!(told.time, Some(at(time + wait)));
+            let duration = told.duration.expect("a duration");
+            prop_assert_eq!(duration.seconds as u64 * 1_000_000_000 + duration.nanos as u64, wait);
+            let connection = told.connection.expect("a connection");
+            prop_assert_eq!(connection.established, Some(at(time)));
+            prop_assert_eq!(connection.id, event.id.to_string());
+            let local = connection.local.expect("an endpoint");
+            prop_assert_eq!(local.address.parse(), Ok(ip));
+            prop_assert_eq!(local.port, u32::from(port));
+        }
     }
 }
