@@ -99,7 +99,7 @@ pub struct Comm([u8; 16]);
 
 impl Comm {
     /// From the kernel's fixed array; what follows the first NUL is ignored.
-    pub fn new(bytes: [u8; 16]) -> Self {
+    pub const fn new(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 

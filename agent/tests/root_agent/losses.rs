@@ -1,23 +1,36 @@
 //! What the kernel or the agent lost, and that nothing stays wrong because of it.
 
 use std::io::Read;
-use std::net::TcpStream;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::{process, thread};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
+use tcptracer::bpf;
+use tcptracer::cgroup::Hierarchy;
+use tcptracer::event::{Comm, ConnectionId, Event, Kind, Process, Reason, Role, Source};
+use tcptracer::hub::Hub;
+use tcptracer::identity::Index;
+use tcptracer::metrics::Metrics;
+use tcptracer::node::{self, Command, Containers, Inputs, Pair};
 use tcptracer_proto::v1::watch_response::Message;
 use tcptracer_proto::v1::{self, LossSource};
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::client::{Client, identity, of};
 use crate::node::{Node, get};
-use crate::support::{DEADLINE, wait_until};
+use crate::support::{DEADLINE, mount_points, wait_until};
 use crate::tests;
 
 tests![
     a_container_whose_coming_was_lost_is_found,
     a_flood_of_questions_loses_no_event,
+    after_each_question_the_tracer_has_its_turn,
     who_idles_does_not_keep_others_from_asking,
     a_full_map_is_told_to_who_comes_later_too,
     a_full_filter_set_is_told,
@@ -116,6 +129,88 @@ fn a_flood_of_questions_loses_no_event() {
     assert!(sequences.eq(1..=(4 * ROUNDS * VISITS) as u64));
     assert_eq!(agent.info().lost, []);
 }
+
+/// The node's task alone, with as many questions before it as there are messages of the tracer: each answer knows of
+/// one event more.
+fn after_each_question_the_tracer_has_its_turn() {
+    const EACH: usize = 200;
+    let pins = PathBuf::from(format!("/sys/fs/bpf/tcptracer-test-{}-task", process::id()));
+    let hierarchy = Hierarchy::detect(&mount_points("cgroup2")[0]).expect("the cgroups");
+    let node = node::Node::new(node::Config {
+        index: Index::new(true),
+        containers: Containers::new(hierarchy, "/proc".into()),
+        sets: Vec::new(),
+        maps: Pair::open(&pins, "", 1).expect("the maps can be pinned"),
+        hub: Hub::new(0, 0),
+        metrics: Arc::new(Metrics::new(false)),
+        labels: Vec::new(),
+        shortcomings: Vec::new(),
+        wanted: Arc::default(),
+        record: None,
+    });
+    let (events, tracer) = mpsc::channel(EACH);
+    let (commands, asked) = mpsc::channel(EACH);
+    let (_updates, pods) = mpsc::channel(1);
+    let stop = CancellationToken::new();
+    let mut answers = Vec::new();
+    for _ in 0..EACH {
+        let message = bpf::Message::Events(vec![EVENT]);
+        events.try_send(message).expect("there is room");
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Report(reply);
+        commands.try_send(command).expect("there is room");
+        answers.push(answer);
+    }
+
+    let sequences = Runtime::new().expect("a runtime").block_on(async {
+        let task = tokio::spawn(node.run(Inputs {
+            tracer,
+            pods,
+            commands: asked,
+            stop: stop.clone(),
+        }));
+        let mut sequences = Vec::new();
+        for answer in answers {
+            sequences.push(answer.await.expect("an answer").sequence);
+        }
+        stop.cancel();
+        drop(events);
+        let ended = task.await.expect("the task does not panic");
+        ended.expect("the task ends well");
+        sequences
+    });
+    assert!(sequences.into_iter().eq(0..EACH as u64));
+}
+
+/// Of nobody: it does not wait to be named.
+const EVENT: Event = Event {
+    kind: Kind::Connect,
+    time: 1,
+    id: ConnectionId { cookie: 1, life: 0 },
+    role: Role::Client,
+    owner: Process {
+        pid: 1,
+        tid: 1,
+        uid: 0,
+        comm: Comm::new([0; 16]),
+        cgroup_id: 0,
+        mntns: 0,
+    },
+    source: Source::Connect,
+    closer: None,
+    netns: 1,
+    local: ADDRESS,
+    remote: ADDRESS,
+    syn: None,
+    established: None,
+    accepted: None,
+    first_fin: None,
+    reason: Reason::Unknown,
+    errno: 0,
+    counters: None,
+};
+
+const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
 /// More connections than there is room for, on which nothing is asked.
 fn who_idles_does_not_keep_others_from_asking() {

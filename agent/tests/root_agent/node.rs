@@ -258,10 +258,7 @@ impl Drop for Node {
         for below in ["/kubepods/burstable", "/kubepods", ""] {
             remove_cgroup(&format!("/{}{below}", self.prefix));
         }
-        for map in ["cgroupmap", "mntnsmap"] {
-            let _ = fs::remove_file(self.pins.join(map));
-        }
-        let _ = fs::remove_dir(&self.pins);
+        let _ = fs::remove_dir_all(&self.pins);
         let left = cgroups_at(&format!("/{}", self.prefix));
         assert!(
             thread::panicking() || !left.iter().any(|l| l.exists()),
@@ -276,7 +273,11 @@ pub fn get(http: &str, path: &str) -> String {
     stream
         .set_read_timeout(Some(DEADLINE))
         .expect("a deadline can be set");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("the agent can be asked");
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .expect("the agent can be asked");
     let mut answer = String::new();
     stream
         .read_to_string(&mut answer)
