@@ -303,7 +303,7 @@ mod tests {
             );
         }
         assert_eq!(hierarchy.find(cgroup.id, "/docker/0123/kubepods/b"), None);
-        assert_eq!(hierarchy.find(cgroup.id + 1, "/kubepods/a"), None);
+        assert_eq!(hierarchy.find(u64::MAX, "/kubepods/a"), None);
         assert_eq!(hierarchy.find(cgroup.id, ""), None);
     }
 

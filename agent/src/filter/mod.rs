@@ -64,23 +64,32 @@ impl Whose {
 
     /// Whether the container passes.
     pub fn passes(&self, who: &Attribution) -> bool {
+        self.answer(who, false)
+    }
+
+    /// Whether it passes or, as long as it is not known which container of its pod it is, may.
+    pub fn may_pass(&self, who: &Attribution) -> bool {
+        self.answer(who, true)
+    }
+
+    fn answer(&self, who: &Attribution, some_container: bool) -> bool {
         if self.elsewhere {
             return false;
         }
         match who {
-            Attribution::Resolved(names, _) => self.passes_names(names),
+            Attribution::Resolved(names, _) => self.passes_names(names, some_container),
             Attribution::Pending(..) => self.scope != Some(Scope::Host) && !self.needs_names(),
             Attribution::Host | Attribution::Unknown => self.passes_host(),
             Attribution::Foreign => false,
         }
     }
 
-    fn passes_names(&self, names: &Names) -> bool {
+    fn passes_names(&self, names: &Names, some_container: bool) -> bool {
         let pod = &names.pod;
         let one_of = |set: &HashSet<String>, name: &str| set.is_empty() || set.contains(name);
         let container = || match names.container {
             Some(at) => one_of(&self.containers, &pod.containers[at].name),
-            None => self.containers.is_empty(),
+            None => self.containers.is_empty() || some_container,
         };
         self.scope != Some(Scope::Host)
             && one_of(&self.namespaces, &pod.namespace)
@@ -209,16 +218,21 @@ impl Matcher {
         Self { allow, deny }
     }
 
-    /// The part of the answer that depends on whose the process is only.
+    /// The part of the answer that depends on whose the process is only. The kubelet tells late which container of a
+    /// pod it is; what would be missed until then is shown, not hidden.
     pub fn judge(&self, who: &Attribution) -> Verdicts {
-        let bits = |filters: &[Filter]| {
-            let pass = filters.iter().map(|f| f.whose.passes(who));
+        let bits = |filters: &[Filter], passes: fn(&Whose, &Attribution) -> bool| {
+            let pass = filters.iter().map(|f| passes(&f.whose, who));
             pass.rev().fold(0, |bits, pass| bits << 1 | u32::from(pass))
         };
-        let deny = bits(&self.deny);
+        let deny = bits(&self.deny, Whose::passes);
         let denied = selected(&self.deny, deny).any(Filter::ignores_events);
         Verdicts {
-            allow: if denied { 0 } else { bits(&self.allow) },
+            allow: if denied {
+                0
+            } else {
+                bits(&self.allow, Whose::may_pass)
+            },
             deny,
         }
     }
@@ -439,6 +453,22 @@ mod tests {
             ..whose()
         };
         assert!(!main.passes(&some_container()));
+        assert!(main.may_pass(&some_container()));
+        let elsewhere = Whose {
+            namespaces: set(&["bank"]),
+            ..main.clone()
+        };
+        assert!(!elsewhere.may_pass(&some_container()));
+        // It is shown who may be asked for, and not hidden who may not be meant.
+        let filter = |whose| Filter {
+            whose,
+            ..Filter::default()
+        };
+        let shown = Matcher::new(vec![filter(main.clone())], Vec::new());
+        assert!(!shown.judge(&some_container()).is_nothing());
+        let hidden = Matcher::new(Vec::new(), vec![filter(main)]);
+        assert!(!hidden.judge(&some_container()).is_nothing());
+        assert!(hidden.judge(&cart()).is_nothing());
     }
 
     fn what(change: impl FnOnce(&mut What)) -> What {

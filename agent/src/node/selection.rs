@@ -192,7 +192,7 @@ impl PinnedFilterSet {
 
     /// The set's name.
     pub fn name(&self) -> &str {
-        &self.pair.name
+        self.pair.set.as_deref().unwrap_or_default()
     }
 
     /// The maps.

@@ -9,7 +9,7 @@ use std::{process, thread};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
-use tcptracer::bpf;
+use tcptracer::bpf::{self, PinDir};
 use tcptracer::cgroup::Hierarchy;
 use tcptracer::event::{Comm, ConnectionId, Event, Kind, Process, Reason, Role, Source};
 use tcptracer::hub::Hub;
@@ -135,12 +135,14 @@ fn a_flood_of_questions_loses_no_event() {
 fn after_each_question_the_tracer_has_its_turn() {
     const EACH: usize = 200;
     let pins = PathBuf::from(format!("/sys/fs/bpf/tcptracer-test-{}-task", process::id()));
+    let pins = PinDir::open(&pins, &[]).expect("pins can be made");
     let hierarchy = Hierarchy::detect(&mount_points("cgroup2")[0]).expect("the cgroups");
     let node = node::Node::new(node::Config {
         index: Index::new(true),
         containers: Containers::new(hierarchy, "/proc".into()),
         sets: Vec::new(),
-        maps: Pair::open(&pins, "", 1).expect("the maps can be pinned"),
+        maps: Pair::open(&pins, None, 1).expect("the maps can be pinned"),
+        pins,
         hub: Hub::new(0, 0),
         metrics: Arc::new(Metrics::new(false)),
         labels: Vec::new(),
