@@ -1,12 +1,15 @@
-//! The command line of the agent. Every option can be given by an environment variable as well.
+//! The command line of the agent. Every option can be given by an environment variable as well; an empty one
+//! counts as none, since manifests made from templates set those.
 
+use std::env;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
+use clap::builder::{BoolishValueParser, Resettable};
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use rustix::system::uname;
 
 use super::probe::ProbeArgs;
@@ -93,7 +96,7 @@ pub struct Args {
     pub kubelet_ca_file: Option<PathBuf>,
 
     /// Do not look at the kubelet's certificate
-    #[arg(long, env = "TCPTRACER_KUBELET_INSECURE")]
+    #[arg(long, env = "TCPTRACER_KUBELET_INSECURE", value_parser = BoolishValueParser::new())]
     pub kubelet_insecure: bool,
 
     /// Labels of pods that events carry
@@ -115,7 +118,7 @@ pub struct Args {
     pub grpc_listen: Address,
 
     /// Serve gRPC in the clear on an address that others can reach
-    #[arg(long, env = "TCPTRACER_INSECURE")]
+    #[arg(long, env = "TCPTRACER_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
 
     /// The server's certificate, PEM; read again when it changes
@@ -165,7 +168,7 @@ pub struct Args {
     pub http_listen: SocketAddr,
 
     /// Count events by pod as well as by namespace
-    #[arg(long, env = "TCPTRACER_METRICS_BY_POD")]
+    #[arg(long, env = "TCPTRACER_METRICS_BY_POD", value_parser = BoolishValueParser::new())]
     pub metrics_by_pod: bool,
 
     /// Events to keep for subscribers that ask for the past
@@ -179,7 +182,7 @@ pub struct Args {
     pub history: u32,
 
     /// Record the connections of all pods also while nobody subscribes, so that there is a past to ask for
-    #[arg(long, env = "TCPTRACER_RECORD")]
+    #[arg(long, env = "TCPTRACER_RECORD", value_parser = BoolishValueParser::new())]
     pub record: bool,
 
     /// Events to keep for a subscriber that is slow, before it loses some
@@ -324,10 +327,13 @@ impl Args {
 
     /// From the command line and the environment. What cannot be used ends the process with code 2.
     pub fn read() -> Self {
-        let args = Self::parse();
+        let mut command = Self::command()
+            .mut_args(without_empty_variable)
+            .mut_subcommands(|command| command.mut_args(without_empty_variable));
+        let args = Self::from_arg_matches(&command.get_matches_mut()).unwrap_or_else(|e| e.exit());
         let wrong = args.tls().err().or_else(|| args.log_filter().err());
         if let Some(e) = wrong {
-            Self::command()
+            command
                 .error(ErrorKind::ValueValidation, format!("{e:#}"))
                 .exit();
         }
@@ -356,5 +362,14 @@ impl Args {
         self.log
             .parse()
             .with_context(|| format!("--log: {} is no filter", self.log.escape_debug()))
+    }
+}
+
+/// The option without its variable if that is empty.
+fn without_empty_variable(option: Arg) -> Arg {
+    let value = option.get_env().and_then(env::var_os);
+    match value.is_some_and(|value| value.is_empty()) {
+        true => option.env(Resettable::Reset),
+        false => option,
     }
 }
