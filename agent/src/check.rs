@@ -1,7 +1,8 @@
 /*!
 `check`: what this host offers, which hooks are used or replaced, and what is lost by that.
 
-The same facts and the same plan as tracing itself, so the report cannot promise anything else.
+The same facts and the same plan as tracing itself, so the report cannot promise anything else. Who needs more than
+the host tool, as the agent does, adds its own requirements.
 */
 
 use std::fmt::{self, Display};
@@ -9,11 +10,12 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::ValueEnum;
 use rustix::system::uname;
 use serde::Serialize;
 
-use crate::bpf::{Facts, Plan, Shortcoming, Trial};
+use crate::bpf::{Facts, Impossible, Plan, Shortcoming, Trial, Tried};
 
 /// How the report is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -33,9 +35,17 @@ pub struct Args {
     pub output: Format,
 }
 
-/// Looks, tries, and writes the report to stdout. The exit code is the verdict's.
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let report = Report::new(Host::look(), &Facts::gather());
+/// For the host tool: looks, tries, and writes the report to stdout. The exit code is the verdict's.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let facts = Facts::gather(false);
+    let mut requirements = of_every_tracer(&facts);
+    requirements.extend(of_filter_maps());
+    write(args, &facts, requirements)
+}
+
+/// Writes the report of what was found out.
+pub fn write(args: &Args, facts: &Facts, requirements: Vec<Requirement>) -> Result<ExitCode> {
+    let report = Report::new(facts, requirements);
     match args.output {
         Format::Text => print!("{report}"),
         Format::Json => println!("{}", serde_json::to_string(&report)?),
@@ -43,36 +53,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(report.verdict.exit_code())
 }
 
-/// What a host offers beside the facts that decide.
-struct Host {
-    kernel: String,
-    architecture: String,
-    tracefs: Option<PathBuf>,
-    bpffs: Option<PathBuf>,
-    cgroup2: Option<PathBuf>,
-    cgroup1: bool,
-}
-
-impl Host {
-    fn look() -> Self {
-        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-        let mounted = |kind: &str| {
-            mounts.lines().find_map(|line| {
-                let mut fields = line.split(' ').skip(1);
-                let path = fields.next()?;
-                (fields.next()? == kind).then(|| path.into())
-            })
-        };
-        let name = uname();
-        Self {
-            kernel: name.release().to_string_lossy().into(),
-            architecture: name.machine().to_string_lossy().into(),
-            tracefs: mounted("tracefs"),
-            bpffs: mounted("bpf"),
-            cgroup2: mounted("cgroup2"),
-            cgroup1: mounted("cgroup").is_some(),
-        }
-    }
+/// Where a file system of this type is mounted.
+fn mounted(kind: &str) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let path = fields.next()?;
+        (fields.next()? == kind).then(|| path.into())
+    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -93,12 +81,37 @@ impl Verdict {
     }
 }
 
+/// What follows if something is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// Nothing, or nothing that the plan does not say.
+    Nothing,
+    /// This is lost.
+    Degrades(&'static str),
+    /// It does not work at all.
+    Prevents,
+}
+
 /// Something that is there or not, and where or why not.
 #[derive(Debug, Serialize)]
-struct Requirement {
+pub struct Requirement {
     name: &'static str,
     present: bool,
     detail: String,
+    #[serde(skip)]
+    lack: Lack,
+}
+
+impl Requirement {
+    /// Found, with where; or missing, with what to do.
+    pub fn new(name: &'static str, found: Result<String, String>, lack: Lack) -> Self {
+        Self {
+            name,
+            present: found.is_ok(),
+            detail: found.unwrap_or_else(|missing| missing),
+            lack,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -142,24 +155,19 @@ impl Hook {
         }
     }
 
-    fn tried(name: &'static str, trial: &Trial) -> Self {
-        match trial {
-            Trial::Works => Self::new(name, Use::Used),
-            Trial::NotTried => Self::new(name, Use::NotTried),
-            Trial::Refused(error) => Self {
-                why: Some(error.clone()),
-                ..Self::new(name, Use::Refused)
-            },
-        }
-    }
-
-    fn tracepoint(name: &'static str, present: bool) -> Self {
-        match present {
-            true => Self::new(name, Use::Used),
-            false => Self {
-                why: Some("not in tracefs, or that cannot be read".into()),
-                ..Self::new(name, Use::Missing)
-            },
+    fn tried(tried: &Tried) -> Self {
+        let (state, why) = match &tried.trial {
+            Trial::Works => (Use::Used, None),
+            Trial::NotTried => (Use::NotTried, None),
+            Trial::Refused(error) => (Use::Refused, Some(error.clone())),
+            Trial::Missing => {
+                let why = "not in tracefs, or that cannot be read";
+                (Use::Missing, Some(why.into()))
+            }
+        };
+        Self {
+            why,
+            ..Self::new(tried.hook, state)
         }
     }
 
@@ -197,23 +205,14 @@ struct Report {
 }
 
 impl Report {
-    fn new(host: Host, facts: &Facts) -> Self {
+    fn new(facts: &Facts, requirements: Vec<Requirement>) -> Self {
         let plan = Plan::from_facts(facts);
-        let requirements = requirements(&host, facts);
+        let name = uname();
         let hooks = hooks(facts, plan.as_ref().ok());
-        let (verdict, summary) = match &plan {
-            Err(why) => (Verdict::Impossible, why.to_string()),
-            Ok(plan) => match &plan.shortcomings()[..] {
-                [] => (Verdict::Complete, "every connection is traced".into()),
-                some => {
-                    let some: Vec<_> = some.iter().map(ToString::to_string).collect();
-                    (Verdict::Degraded, some.join("; "))
-                }
-            },
-        };
+        let (verdict, summary) = judge(&plan, &requirements);
         Self {
-            kernel: host.kernel,
-            architecture: host.architecture,
+            kernel: name.release().to_string_lossy().into(),
+            architecture: name.machine().to_string_lossy().into(),
             verdict,
             summary,
             requirements,
@@ -222,28 +221,48 @@ impl Report {
     }
 }
 
-fn requirements(host: &Host, facts: &Facts) -> Vec<Requirement> {
-    let of = |name, present, there: &str, missing: &str| Requirement {
-        name,
-        present,
-        detail: if present { there } else { missing }.into(),
+fn judge(plan: &Result<Plan, Impossible>, requirements: &[Requirement]) -> (Verdict, String) {
+    let missing = || requirements.iter().filter(|r| !r.present);
+    let plan = match plan {
+        Err(why) => return (Verdict::Impossible, why.to_string()),
+        Ok(plan) => plan,
     };
-    let at = |name, path: &Option<PathBuf>, missing: &str| Requirement {
-        name,
-        present: path.is_some(),
-        detail: match path {
-            Some(path) => path.display().to_string(),
-            None => missing.into(),
-        },
-    };
-    let mut cgroups = at(
-        "cgroup v2",
-        &host.cgroup2,
-        "not mounted: --cgroupmap cannot tell cgroups apart",
-    );
-    if host.cgroup1 && cgroups.present {
-        cgroups.detail += ", beside v1: --cgroupmap sees only what is placed in v2";
+    if let Some(needed) = missing().find(|r| r.lack == Lack::Prevents) {
+        let why = format!("{}: {}", needed.name, needed.detail);
+        return (Verdict::Impossible, why);
     }
+    let mut lost: Vec<String> = Vec::new();
+    let more = missing().filter_map(|r| match r.lack {
+        Lack::Degrades(what) => Some(what.into()),
+        Lack::Nothing | Lack::Prevents => None,
+    });
+    for what in plan
+        .shortcomings()
+        .iter()
+        .map(ToString::to_string)
+        .chain(more)
+    {
+        // The same may be lost for want of several things.
+        if !lost.contains(&what) {
+            lost.push(what);
+        }
+    }
+    match lost.is_empty() {
+        true => (Verdict::Complete, "every connection is traced".into()),
+        false => (Verdict::Degraded, lost.join("; ")),
+    }
+}
+
+/// What the kernel has to give to every tracer. The plan says what follows if it does not.
+pub fn of_every_tracer(facts: &Facts) -> Vec<Requirement> {
+    let of = |name, present, there: &str, missing: &str| {
+        let found = match present {
+            true => Ok(there.into()),
+            false => Err(missing.into()),
+        };
+        Requirement::new(name, found, Lack::Nothing)
+    };
+    let tracefs = mounted("tracefs").map(|path| path.display().to_string());
     vec![
         of(
             "BTF",
@@ -258,14 +277,33 @@ fn requirements(host: &Host, facts: &Facts) -> Vec<Requirement> {
             "",
             "run as root or add it",
         ),
-        at(
+        Requirement::new(
             "tracefs",
-            &host.tracefs,
-            "not mounted: mount -t tracefs tracefs /sys/kernel/tracing",
+            tracefs
+                .ok_or_else(|| "not mounted: mount -t tracefs tracefs /sys/kernel/tracing".into()),
+            Lack::Nothing,
         ),
+    ]
+}
+
+/// What only options of the host tool need.
+fn of_filter_maps() -> [Requirement; 2] {
+    let at = |name, path: Option<PathBuf>, missing: &str| {
+        let found = path.map(|path| path.display().to_string());
+        Requirement::new(name, found.ok_or_else(|| missing.into()), Lack::Nothing)
+    };
+    let mut cgroups = at(
+        "cgroup v2",
+        mounted("cgroup2"),
+        "not mounted: --cgroupmap cannot tell cgroups apart",
+    );
+    if mounted("cgroup").is_some() && cgroups.present {
+        cgroups.detail += ", beside v1: --cgroupmap sees only what is placed in v2";
+    }
+    [
         at(
             "bpffs",
-            &host.bpffs,
+            mounted("bpf"),
             "not mounted: --cgroupmap and --mntnsmap find no maps (mount -t bpf bpf /sys/fs/bpf)",
         ),
         cgroups,
@@ -273,37 +311,41 @@ fn requirements(host: &Host, facts: &Facts) -> Vec<Requirement> {
 }
 
 fn hooks(facts: &Facts, plan: Option<&Plan>) -> Vec<Hook> {
-    let syscalls = facts.syscall_tracepoints;
-    let io_uring = match (facts.fexit_accept.works(), facts.io_uring_tracepoint) {
-        (true, _) => Hook::new("tp/io_uring/io_uring_complete", Use::NotNeeded),
-        (_, true) => Hook::new("tp/io_uring/io_uring_complete", Use::OnDemand),
-        _ => Hook::tracepoint("tp/io_uring/io_uring_complete", false),
+    let io_uring = match Hook::tried(&facts.io_uring) {
+        _ if facts.fexit_accept.works() => Hook::new(facts.io_uring.hook, Use::NotNeeded),
+        hook if hook.state == Use::Used => Hook::new(hook.name, Use::OnDemand),
+        hook => hook,
     };
-    vec![
-        Hook::tried("tp_btf/inet_sock_set_state", &facts.state_machine),
-        Hook::tried("tp_btf/tcp_destroy_sock", &facts.state_machine),
-        Hook::tried("tp_btf/tcp_receive_reset", &facts.state_machine),
-        match facts.preemptible_tracepoints {
-            true => Hook::new("tp_btf hooks a second time", Use::Used),
-            false => Hook::new("tp_btf hooks a second time", Use::NotNeeded),
-        },
-        Hook::tried("fexit/inet_csk_accept", &facts.fexit_accept)
-            .or("the tracepoints of the system calls", plan),
-        Hook::tracepoint("tp/syscalls/sys_exit_accept", syscalls)
-            .or("fexit/inet_csk_accept", plan)
-            .losing(Shortcoming::BlockedAccepts, plan),
-        Hook::tracepoint("tp/syscalls/sys_exit_accept4", syscalls)
-            .or("fexit/inet_csk_accept", plan)
-            .losing(Shortcoming::BlockedAccepts, plan),
+    let mut hooks: Vec<Hook> = facts.state_machine.iter().map(Hook::tried).collect();
+    hooks.push(match facts.preemptible_tracepoints {
+        true => Hook::new("tp_btf hooks a second time", Use::Used),
+        false => Hook::new("tp_btf hooks a second time", Use::NotNeeded),
+    });
+    hooks.push(Hook::tried(&facts.fexit_accept).or("the tracepoints of the system calls", plan));
+    hooks.extend(facts.syscalls.iter().map(|tried| {
+        let hook = Hook::tried(tried).losing(Shortcoming::BlockedAccepts, plan);
+        match tried.hook.contains("accept") {
+            true => hook.or("fexit/inet_csk_accept", plan),
+            false => hook,
+        }
+    }));
+    hooks.push(
         io_uring
             .or("the owner of the listener", plan)
             .losing(Shortcoming::IoUringAccepts, plan),
-        Hook::tried("iter/task_file", &facts.snapshot).losing(Shortcoming::OlderConnections, plan),
-        Hook::tried("helper bpf_get_socket_cookie", &facts.cookies).or(
-            "ids of our own, which are not the kernel's socket cookies",
-            plan,
-        ),
-    ]
+    );
+    hooks.extend(
+        facts
+            .snapshot
+            .iter()
+            .map(|tried| Hook::tried(tried).losing(Shortcoming::OlderConnections, plan)),
+    );
+    hooks.extend(facts.cgroups.iter().flatten().map(Hook::tried));
+    hooks.push(Hook::tried(&facts.cookies).or(
+        "ids of our own, which are not the kernel's socket cookies",
+        plan,
+    ));
+    hooks
 }
 
 impl Display for Report {
@@ -311,7 +353,7 @@ impl Display for Report {
         writeln!(f, "kernel {} on {}\n", self.kernel, self.architecture)?;
         for r in &self.requirements {
             let present = if r.present { "yes" } else { "no" };
-            let line = format!("{:13} {present:4} {}", r.name, r.detail);
+            let line = format!("{:15} {present:4} {}", r.name, r.detail);
             writeln!(f, "{}", line.trim_end())?;
         }
         writeln!(f)?;
@@ -349,31 +391,18 @@ impl Display for Report {
 mod tests {
     use super::*;
 
-    const ALL: Facts = Facts {
-        cap_bpf: true,
-        cap_perfmon: true,
-        btf: true,
-        syscall_tracepoints: true,
-        io_uring_tracepoint: true,
-        state_machine: Trial::Works,
-        cookies: Trial::Works,
-        fexit_accept: Trial::Works,
-        snapshot: Trial::Works,
-        preemptible_tracepoints: false,
-    };
-
     fn report(change: impl FnOnce(&mut Facts)) -> Report {
-        let host = Host {
-            kernel: "6.1.0".into(),
-            architecture: "x86_64".into(),
-            tracefs: Some("/sys/kernel/tracing".into()),
-            bpffs: None,
-            cgroup2: Some("/sys/fs/cgroup".into()),
-            cgroup1: false,
-        };
-        let mut facts = ALL;
+        report_with(Vec::new(), change)
+    }
+
+    fn report_with(more: Vec<Requirement>, change: impl FnOnce(&mut Facts)) -> Report {
+        let mut facts = Facts::all_work();
         change(&mut facts);
-        Report::new(host, &facts)
+        Report::new(&facts, more)
+    }
+
+    fn missing(lack: Lack) -> Requirement {
+        Requirement::new("bpffs", Err("mount it".into()), lack)
     }
 
     fn hook<'r>(report: &'r Report, name: &str) -> &'r Hook {
@@ -394,22 +423,21 @@ mod tests {
 
     #[test]
     fn a_refused_hook_that_another_replaces_loses_nothing() {
-        let report = report(|f| f.fexit_accept = Trial::Refused("no trampolines".into()));
+        let report = report(|f| f.fexit_accept.trial = Trial::Refused("no trampolines".into()));
         assert_eq!(report.verdict, Verdict::Complete);
-        let fexit = hook(&report, "fexit/inet_csk_accept");
+        let fexit = hook(&report, "fexit");
         assert_eq!(fexit.state, Use::Refused);
         assert_eq!(fexit.why.as_deref(), Some("no trampolines"));
         assert!(fexit.instead.is_some() && fexit.lost.is_none());
-        let io_uring = hook(&report, "tp/io_uring/io_uring_complete");
-        assert_eq!(io_uring.state, Use::OnDemand);
+        assert_eq!(hook(&report, "io_uring").state, Use::OnDemand);
     }
 
     #[test]
     fn what_nothing_replaces_is_lost_and_degrades() {
-        let report = report(|f| f.snapshot = Trial::Refused("too old".into()));
+        let report = report(|f| f.snapshot[1].trial = Trial::Refused("too old".into()));
         assert_eq!(report.verdict, Verdict::Degraded);
         assert_eq!(report.verdict.exit_code(), ExitCode::from(3));
-        let lost = hook(&report, "iter/task_file").lost.clone();
+        let lost = hook(&report, "connections").lost.clone();
         assert_eq!(lost, Some(Shortcoming::OlderConnections.to_string()));
         assert_eq!(lost, Some(report.summary.clone()));
         assert!(
@@ -423,12 +451,35 @@ mod tests {
     fn without_a_capability_it_is_impossible() {
         let report = report(|f| {
             f.cap_perfmon = false;
-            f.state_machine = Trial::NotTried;
-            f.cookies = Trial::NotTried;
+            f.fexit_accept.trial = Trial::NotTried;
         });
         assert_eq!(report.verdict, Verdict::Impossible);
         assert_eq!(report.verdict.exit_code(), ExitCode::FAILURE);
         assert!(report.summary.contains("missing CAP_PERFMON"));
         assert!(report.hooks.iter().all(|h| h.instead.is_none()));
+    }
+
+    #[test]
+    fn what_is_needed_and_missing_prevents_whatever_else_is_lost() {
+        let lacks = vec![
+            missing(Lack::Degrades("something")),
+            missing(Lack::Prevents),
+        ];
+        let report = report_with(lacks, |f| f.snapshot[0].trial = Trial::Missing);
+        assert_eq!(report.verdict, Verdict::Impossible);
+        assert_eq!(report.summary, "bpffs: mount it");
+    }
+
+    #[test]
+    fn what_is_lost_is_told_once_and_what_does_not_matter_is_not() {
+        let lacks = [
+            Lack::Nothing,
+            Lack::Degrades("names"),
+            Lack::Degrades("names"),
+            Lack::Degrades("numbers"),
+        ];
+        let report = report_with(lacks.map(missing).into(), |_| {});
+        assert_eq!(report.verdict, Verdict::Degraded);
+        assert_eq!(report.summary, "names; numbers");
     }
 }

@@ -2,13 +2,12 @@
 
 use std::process::ExitCode;
 
-use tcptracer::check;
-use tcptracer::daemon::{Args, Command, probe, run};
+use tcptracer::daemon::{Args, Command, check, probe, run};
 
 fn main() -> ExitCode {
     let args = Args::read();
     let result = match &args.command {
-        Some(Command::Check(args)) => check::run(args),
+        Some(Command::Check(args)) => check(args),
         Some(Command::Probe(args)) => probe(args),
         None => run(&args).map(|()| ExitCode::SUCCESS),
     };

@@ -23,7 +23,7 @@ pub fn load<'o>(
     config: &Config,
     object: &'o mut MaybeUninit<OpenObject>,
 ) -> Result<(TcptracerSkel<'o>, Plan)> {
-    let plan = Plan::from_facts(&Facts::gather())?;
+    let plan = Plan::from_facts(&Facts::gather(config.cgroups.is_some()))?;
     let mut skel = TcptracerSkelBuilder::default()
         .open(object)
         .context("cannot open the BPF object")?;

@@ -7,9 +7,15 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use libbpf_rs::{MapCore, MapHandle, MapType};
 use rustix::fs::statfs;
+use rustix::io;
 
 /// `BPF_FS_MAGIC`.
 const BPF_FS: u64 = 0xcafe_4a11;
+
+/// Whether what is at the path is on a bpf file system.
+pub fn is_on_bpffs(path: &Path) -> io::Result<bool> {
+    Ok(statfs(path)?.f_type as u64 == BPF_FS)
+}
 
 /// Opens the map pinned at `path`. It is used as it is: key of 8 bytes, values never looked at.
 ///
@@ -18,7 +24,6 @@ const BPF_FS: u64 = 0xcafe_4a11;
 pub fn open_pinned(option: &str, path: &Path) -> Result<MapHandle> {
     let shown = path.display();
     // Only so much of a missing path exists, so look at its directory.
-    let on_bpffs = |p: &Path| statfs(p).map(|s| s.f_type as u64 == BPF_FS);
     let parent = match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
@@ -28,7 +33,7 @@ pub fn open_pinned(option: &str, path: &Path) -> Result<MapHandle> {
         bail!("{option}: the path contains a NUL byte");
     }
     if !path.exists() {
-        match on_bpffs(parent) {
+        match is_on_bpffs(parent) {
             Ok(true) => bail!(
                 "{option}: there is no map at {shown}: create it first, for example with \
                  'bpftool map create {shown} type hash key 8 value 8 entries 128 name filter'"
@@ -40,7 +45,7 @@ pub fn open_pinned(option: &str, path: &Path) -> Result<MapHandle> {
             ),
         }
     }
-    if !on_bpffs(path).with_context(|| format!("{option}: cannot look at {shown}"))? {
+    if !is_on_bpffs(path).with_context(|| format!("{option}: cannot look at {shown}"))? {
         bail!("{option}: {shown} is not on a bpf file system: pin the map below /sys/fs/bpf");
     }
     if path.is_dir() {

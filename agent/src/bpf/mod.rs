@@ -27,5 +27,5 @@ pub use connections::Connections;
 pub use driver::{Consumer, Message, NoRoom, Tracer};
 #[cfg(feature = "agent")]
 pub use pinned::{Outcome, PinDir, PinnedSet, SetOf};
-pub use probe::{Facts, Impossible, Plan, Shortcoming, Trial};
+pub use probe::{Facts, Impossible, Plan, Shortcoming, Trial, Tried};
 pub use programs::Program;

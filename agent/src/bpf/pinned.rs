@@ -5,6 +5,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::mem::size_of;
 use std::path::{Path, PathBuf};
+use std::process;
 
 use anyhow::{Context, Result};
 use libbpf_rs::libbpf_sys::bpf_map_create_opts;
@@ -48,6 +49,25 @@ impl PinDir {
             path: path.into(),
             _lock: lock,
         })
+    }
+
+    /// Whether maps can be pinned in the folder, which need not be there, also while an agent uses it. Leaves nothing behind.
+    pub fn attempt(folder: &Path) -> Result<()> {
+        let there = folder.ancestors().find(|f| f.exists());
+        let there = there.context("its path is no path")?;
+        anyhow::ensure!(
+            maps::is_on_bpffs(there)?,
+            "{} is not on a bpf file system: mount one (mount -t bpf bpf /sys/fs/bpf), or name another \
+             place with --pin-dir",
+            folder.display()
+        );
+        // Nothing else in there has a name like this, and file systems of this type allow no dots.
+        let trial = there.join(format!("tcptracer-check-{}", process::id()));
+        let made = PinnedSet::open(&trial, SetOf::Cgroups, 1).map(drop);
+        if made.is_err() {
+            let _ = fs::remove_dir(&trial);
+        }
+        made
     }
 
     /// Where it is.

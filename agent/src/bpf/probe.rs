@@ -1,11 +1,10 @@
 /*!
 What this kernel lets us do: facts, gathered by trying, and the pure decision that follows.
 
-Nothing is concluded from the kernel's version. A program that is in doubt is loaded once for
-trial; those that every kernel we support loads are not.
+Nothing is concluded from the kernel's version. Every program that may be used is loaded once for trial, all at
+once where nothing is refused, and one of each kind in doubt is attached.
 */
 
-use std::fmt;
 use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +12,7 @@ use caps::{CapSet, Capability};
 use libbpf_rs::OpenProgramMut;
 use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::{Struct, Var};
-use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use thiserror::Error;
 
 use super::skel::{OpenTcptracerProgs, OpenTcptracerSkel, TcptracerSkelBuilder};
@@ -25,24 +24,25 @@ pub enum Trial {
     Works,
     /// The kernel said no, with this error.
     Refused(String),
+    /// Its tracepoint is not in tracefs, or that cannot be read.
+    Missing,
     /// No use trying: something that every program needs is missing.
     NotTried,
 }
 
-impl Trial {
-    /// Whether the program can be used.
-    pub fn works(&self) -> bool {
-        *self == Self::Works
-    }
+/// A place in the kernel, and whether our program for it can be used there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// The place, as the sections of the object name it.
+    pub hook: &'static str,
+    /// How it went.
+    pub trial: Trial,
 }
 
-impl fmt::Display for Trial {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Works => f.write_str("works"),
-            Self::Refused(error) => write!(f, "refused: {error}"),
-            Self::NotTried => f.write_str("not tried"),
-        }
+impl Tried {
+    /// Whether it can be used.
+    pub fn works(&self) -> bool {
+        self.trial == Trial::Works
     }
 }
 
@@ -55,18 +55,20 @@ pub struct Facts {
     pub cap_perfmon: bool,
     /// The kernel describes its types: `/sys/kernel/btf/vmlinux`.
     pub btf: bool,
-    /// tracefs is mounted and has the system call tracepoints.
-    pub syscall_tracepoints: bool,
-    /// tracefs has the io_uring tracepoint.
-    pub io_uring_tracepoint: bool,
-    /// The state machine, `tp_btf/inet_sock_set_state`, `tcp_destroy_sock` and `tcp_receive_reset`.
-    pub state_machine: Trial,
+    /// What every connection takes.
+    pub state_machine: [Tried; 3],
     /// The same, asking for the cookies of sockets (5.12).
-    pub cookies: Trial,
-    /// `fexit/inet_csk_accept`, attached as well.
-    pub fexit_accept: Trial,
-    /// `iter/task_file`.
-    pub snapshot: Trial,
+    pub cookies: Tried,
+    /// Sees every accept.
+    pub fexit_accept: Tried,
+    /// The exits of accept, and both ends of connect.
+    pub syscalls: [Tried; 4],
+    /// Sees the accepts of io_uring.
+    pub io_uring: Tried,
+    /// The iterators: over listeners, then over connections.
+    pub snapshot: [Tried; 2],
+    /// Cgroups made and removed; only looked at if that is to be told.
+    pub cgroups: Option<[Tried; 2]>,
     /// Tasks can be preempted inside tracepoints (7.0).
     pub preemptible_tracepoints: bool,
 }
@@ -117,6 +119,9 @@ pub enum Impossible {
          (mount -t tracefs tracefs /sys/kernel/tracing), or the kernel lacks CONFIG_FTRACE_SYSCALLS"
     )]
     NoAcceptHook,
+    /// Cgroups are to be told of, and cannot be.
+    #[error("the kernel refuses the tracing programs on cgroup_mkdir and cgroup_rmdir")]
+    NoCgroupHooks,
 }
 
 impl Plan {
@@ -131,19 +136,23 @@ impl Plan {
         if !facts.btf {
             return Err(Impossible::NoBtf);
         }
-        if !facts.state_machine.works() {
+        if !all_work(&facts.state_machine) {
             return Err(Impossible::NoStateMachine);
         }
         let fexit_accept = facts.fexit_accept.works();
-        if !fexit_accept && !facts.syscall_tracepoints {
+        let syscalls = all_work(&facts.syscalls);
+        if !fexit_accept && !syscalls {
             return Err(Impossible::NoAcceptHook);
+        }
+        if facts.cgroups.as_ref().is_some_and(|c| !all_work(c)) {
+            return Err(Impossible::NoCgroupHooks);
         }
         Ok(Self {
             fexit_accept,
-            syscalls: facts.syscall_tracepoints,
+            syscalls,
             // fexit sees the accepts of io_uring as well.
-            io_uring_accept: facts.io_uring_tracepoint && !fexit_accept,
-            snapshot: facts.snapshot.works(),
+            io_uring_accept: facts.io_uring.works() && !fexit_accept,
+            snapshot: all_work(&facts.snapshot),
             cookies: facts.cookies.works(),
             twice: facts.preemptible_tracepoints,
         })
@@ -165,6 +174,10 @@ impl Plan {
     }
 }
 
+fn all_work(hooks: &[Tried]) -> bool {
+    hooks.iter().all(Tried::works)
+}
+
 /// What the user should know is missing.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Shortcoming {
@@ -184,8 +197,8 @@ pub enum Shortcoming {
 }
 
 impl Facts {
-    /// Looks and tries. Costs some tens of milliseconds and leaves nothing behind.
-    pub fn gather() -> Self {
+    /// Looks and tries; whether cgroups can be told of only if asked. Leaves nothing behind.
+    pub fn gather(cgroups: bool) -> Self {
         // Refused trials are expected and would fill the terminal.
         libbpf_rs::set_print(None);
         let cap = |c| {
@@ -195,35 +208,55 @@ impl Facts {
         let cap_bpf = cap(Capability::CAP_BPF);
         let cap_perfmon = cap(Capability::CAP_PERFMON);
         let btf = Path::new("/sys/kernel/btf/vmlinux").exists();
-        // Without these three every trial fails, and for a reason that is known.
-        let can_try = cap_bpf && cap_perfmon && btf;
-        let attempt = |cookies, choose: Choose| match can_try {
-            true => trial(cookies, choose),
-            false => Trial::NotTried,
+        let mut tester = Tester {
+            // Without these three every trial fails, and for a reason that is known.
+            can_try: cap_bpf && cap_perfmon && btf,
+            cookies: true,
+            all_work: false,
         };
-        let state_machine: Choose = |progs| {
-            vec![
-                &mut progs.tt_set_state,
-                &mut progs.tt_destroy_sock,
-                &mut progs.tt_receive_reset,
-            ]
-        };
+        let state_machine: [Candidate; 3] = [
+            ("tp_btf/inet_sock_set_state", |p| &mut p.tt_set_state),
+            ("tp_btf/tcp_destroy_sock", |p| &mut p.tt_destroy_sock),
+            ("tp_btf/tcp_receive_reset", |p| &mut p.tt_receive_reset),
+        ];
+        let tracepoints: [Candidate; 5] = [
+            ("tp/syscalls/sys_exit_accept", |p| &mut p.tt_exit_accept),
+            ("tp/syscalls/sys_exit_accept4", |p| &mut p.tt_exit_accept4),
+            ("tp/syscalls/sys_enter_connect", |p| &mut p.tt_enter_connect),
+            ("tp/syscalls/sys_exit_connect", |p| &mut p.tt_exit_connect),
+            ("tp/io_uring/io_uring_complete", |p| {
+                &mut p.tt_io_uring_complete
+            }),
+        ];
+        let snapshot: [Candidate; 2] = [
+            ("iter/task_file of listeners", |p| &mut p.tt_seed_listeners),
+            ("iter/task_file of connections", |p| {
+                &mut p.tt_seed_connections
+            }),
+        ];
+        let cgroups: Option<[Candidate; 2]> = cgroups.then_some([
+            ("tp_btf/cgroup_mkdir", |p| &mut p.tt_cgroup_mkdir),
+            ("tp_btf/cgroup_rmdir", |p| &mut p.tt_cgroup_rmdir),
+        ]);
 
-        let cookies = attempt(true, state_machine);
-        let has_cookies = cookies.works();
+        let mut all = [&state_machine[..], &tracepoints, &snapshot].concat();
+        all.extend(cgroups.iter().flatten());
+        let cookies = tester.try_all(&all, &state_machine);
+        let [accept, accept4, enter_connect, exit_connect, io_uring] = tester.each(tracepoints);
         Self {
             cap_bpf,
             cap_perfmon,
             btf,
-            syscall_tracepoints: tracepoint("syscalls/sys_exit_accept4").is_some(),
-            io_uring_tracepoint: tracepoint("io_uring/io_uring_complete").is_some(),
-            state_machine: match has_cookies {
-                true => Trial::Works,
-                false => attempt(false, state_machine),
+            state_machine: tester.each(state_machine),
+            cookies: Tried {
+                hook: "helper bpf_get_socket_cookie",
+                trial: cookies,
             },
-            cookies,
-            fexit_accept: attempt(has_cookies, |progs| vec![&mut progs.tt_inet_csk_accept]),
-            snapshot: attempt(has_cookies, |progs| vec![&mut progs.tt_seed_connections]),
+            fexit_accept: tester.alone(("fexit/inet_csk_accept", |p| &mut p.tt_inet_csk_accept)),
+            syscalls: [accept, accept4, enter_connect, exit_connect],
+            io_uring,
+            snapshot: tester.each(snapshot),
+            cgroups: cgroups.map(|cgroups| tester.each(cgroups)),
             preemptible_tracepoints: btf && has_preemptible_tracepoints(),
         }
     }
@@ -262,18 +295,73 @@ pub(super) fn unload_all(skel: &mut OpenTcptracerSkel<'_>) {
     }
 }
 
-/// Names the programs of a trial.
-type Choose = for<'p, 'o> fn(&'p mut OpenTcptracerProgs<'o>) -> Vec<&'p mut OpenProgramMut<'o>>;
+/// A place in the kernel, and our program for it.
+type Candidate = (
+    &'static str,
+    for<'p, 'o> fn(&'p mut OpenTcptracerProgs<'o>) -> &'p mut OpenProgramMut<'o>,
+);
 
-/// Loads the programs that `choose` names, and attaches those that only then turn out not to work.
-fn trial(cookies: bool, choose: Choose) -> Trial {
-    match try_load(cookies, choose) {
-        Ok(()) => Trial::Works,
-        Err(e) => Trial::Refused(e.to_string()),
+/// Loads programs for trial.
+struct Tester {
+    can_try: bool,
+    /// They are to ask for the cookies of sockets.
+    cookies: bool,
+    /// All that nearly every kernel loads have been loaded at once, which takes less time than one by one.
+    all_work: bool,
+}
+
+impl Tester {
+    /// Tries all at once, without asking for cookies if the state machine may not; says whether it may.
+    fn try_all(&mut self, all: &[Candidate], state_machine: &[Candidate]) -> Trial {
+        self.all_work = self.together(all) == Trial::Works;
+        if self.all_work {
+            return Trial::Works;
+        }
+        let cookies = self.together(state_machine);
+        if cookies != Trial::Works {
+            self.cookies = false;
+            self.all_work = self.together(all) == Trial::Works;
+        }
+        cookies
+    }
+
+    /// One by one only if need be, to tell which it is that does not work.
+    fn each<const N: usize>(&self, candidates: [Candidate; N]) -> [Tried; N] {
+        match self.all_work || self.together(&candidates) == Trial::Works {
+            true => candidates.map(|(hook, _)| Tried {
+                hook,
+                trial: Trial::Works,
+            }),
+            false => candidates.map(|candidate| self.alone(candidate)),
+        }
+    }
+
+    fn alone(&self, candidate: Candidate) -> Tried {
+        Tried {
+            hook: candidate.0,
+            trial: self.together(&[candidate]),
+        }
+    }
+
+    fn together(&self, candidates: &[Candidate]) -> Trial {
+        let is_missing = |hook: &str| {
+            let name = hook.strip_prefix("tp/");
+            name.is_some_and(|name| tracepoint(name).is_none())
+        };
+        if !self.can_try {
+            return Trial::NotTried;
+        }
+        if candidates.iter().any(|(hook, _)| is_missing(hook)) {
+            return Trial::Missing;
+        }
+        match try_them(self.cookies, candidates) {
+            Ok(()) => Trial::Works,
+            Err(e) => Trial::Refused(e.to_string()),
+        }
     }
 }
 
-fn try_load(cookies: bool, choose: Choose) -> libbpf_rs::Result<()> {
+fn try_them(cookies: bool, candidates: &[Candidate]) -> libbpf_rs::Result<()> {
     let mut object = MaybeUninit::uninit();
     let mut skel = TcptracerSkelBuilder::default().open(&mut object)?;
     unload_all(&mut skel);
@@ -285,35 +373,54 @@ fn try_load(cookies: bool, choose: Choose) -> libbpf_rs::Result<()> {
     if let Some(rodata) = skel.maps.rodata_data.as_deref_mut() {
         rodata.tt_config.cookies = cookies.into();
     }
-    for prog in choose(&mut skel.progs) {
-        prog.set_autoload(true);
+    for (_, choose) in candidates {
+        choose(&mut skel.progs).set_autoload(true);
     }
     let skel = skel.load()?;
-    // Processors without trampolines show it no sooner.
-    if skel.progs.tt_inet_csk_accept.autoload() {
-        drop(skel.progs.tt_inet_csk_accept.attach()?);
+    // Some turn out not to work no sooner: processors without trampolines, perf events that are forbidden. What
+    // forbids one forbids all of its kind, and detaching can take the kernel long.
+    for kind in ["fexit/", "tp/"] {
+        let mut loaded = skel.object().progs_mut().filter(|prog| {
+            prog.autoload()
+                && prog
+                    .section()
+                    .as_encoded_bytes()
+                    .starts_with(kind.as_bytes())
+        });
+        loaded.next().map(|prog| prog.attach()).transpose()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+impl Facts {
+    /// Of a kernel that refuses nothing, where cgroups are not asked for.
+    pub fn all_work() -> Self {
+        let works = |hook| Tried {
+            hook,
+            trial: Trial::Works,
+        };
+        Self {
+            cap_bpf: true,
+            cap_perfmon: true,
+            btf: true,
+            state_machine: ["state", "destroy", "reset"].map(works),
+            cookies: works("cookies"),
+            fexit_accept: works("fexit"),
+            syscalls: ["accept", "accept4", "enter_connect", "exit_connect"].map(works),
+            io_uring: works("io_uring"),
+            snapshot: ["listeners", "connections"].map(works),
+            cgroups: None,
+            preemptible_tracepoints: false,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ALL: Facts = Facts {
-        cap_bpf: true,
-        cap_perfmon: true,
-        btf: true,
-        syscall_tracepoints: true,
-        io_uring_tracepoint: true,
-        state_machine: Trial::Works,
-        cookies: Trial::Works,
-        fexit_accept: Trial::Works,
-        snapshot: Trial::Works,
-        preemptible_tracepoints: false,
-    };
-
-    const NO: Trial = Trial::NotTried;
+    const NO: Trial = Trial::Refused(String::new());
 
     const FULL: Plan = Plan {
         fexit_accept: true,
@@ -326,7 +433,7 @@ mod tests {
 
     #[track_caller]
     fn plan(change: impl FnOnce(&mut Facts)) -> Result<Plan, Impossible> {
-        let mut facts = ALL;
+        let mut facts = Facts::all_work();
         change(&mut facts);
         Plan::from_facts(&facts)
     }
@@ -346,20 +453,35 @@ mod tests {
             Err(Impossible::NoCapPerfmon)
         );
         assert_eq!(plan(|f| f.btf = false), Err(Impossible::NoBtf));
+        for which in 0..3 {
+            assert_eq!(
+                plan(|f| f.state_machine[which].trial = NO),
+                Err(Impossible::NoStateMachine)
+            );
+        }
         assert_eq!(
-            plan(|f| f.state_machine = NO),
-            Err(Impossible::NoStateMachine)
-        );
-        assert_eq!(
-            plan(|f| (f.fexit_accept, f.syscall_tracepoints) = (NO, false)),
+            plan(|f| (f.fexit_accept.trial, f.syscalls[0].trial) = (NO, Trial::Missing)),
             Err(Impossible::NoAcceptHook)
         );
     }
 
     #[test]
+    fn without_the_hooks_of_cgroups_those_cannot_be_told() {
+        let tried = |trial| Tried { hook: "", trial };
+        for (mkdir, rmdir, expected) in [
+            (Trial::Works, Trial::Works, Ok(FULL)),
+            (NO, Trial::Works, Err(Impossible::NoCgroupHooks)),
+            (Trial::Works, NO, Err(Impossible::NoCgroupHooks)),
+        ] {
+            let cgroups = Some([tried(mkdir), tried(rmdir)]);
+            assert_eq!(plan(|f| f.cgroups = cgroups), expected);
+        }
+    }
+
+    #[test]
     fn without_fexit_the_system_calls_and_io_uring_are_hooked() {
         assert_eq!(
-            plan(|f| f.fexit_accept = NO),
+            plan(|f| f.fexit_accept.trial = NO),
             Ok(Plan {
                 fexit_accept: false,
                 io_uring_accept: true,
@@ -369,24 +491,26 @@ mod tests {
     }
 
     #[test]
-    fn without_tracefs_fexit_is_enough_but_blocked_accepts_are_told() {
-        let plan = plan(|f| (f.syscall_tracepoints, f.io_uring_tracepoint) = (false, false));
-        assert_eq!(
-            plan,
-            Ok(Plan {
-                syscalls: false,
-                ..FULL
-            })
-        );
-        assert_eq!(
-            plan.map(|p| p.shortcomings()),
-            Ok(vec![Shortcoming::BlockedAccepts])
-        );
+    fn without_one_of_the_system_calls_fexit_is_enough_but_blocked_accepts_are_told() {
+        for which in 0..4 {
+            let plan = plan(|f| f.syscalls[which].trial = Trial::Missing);
+            assert_eq!(
+                plan,
+                Ok(Plan {
+                    syscalls: false,
+                    ..FULL
+                })
+            );
+            assert_eq!(
+                plan.map(|p| p.shortcomings()),
+                Ok(vec![Shortcoming::BlockedAccepts])
+            );
+        }
     }
 
     #[test]
     fn without_any_io_uring_hook_it_is_told() {
-        let plan = plan(|f| (f.fexit_accept, f.io_uring_tracepoint) = (NO, false));
+        let plan = plan(|f| (f.fexit_accept.trial, f.io_uring.trial) = (NO, NO));
         assert_eq!(
             plan.map(|p| p.shortcomings()),
             Ok(vec![Shortcoming::IoUringAccepts])
@@ -406,7 +530,7 @@ mod tests {
 
     #[test]
     fn without_cookies_nothing_is_lost() {
-        let plan = plan(|f| f.cookies = NO);
+        let plan = plan(|f| f.cookies.trial = NO);
         assert_eq!(
             plan,
             Ok(Plan {
@@ -419,17 +543,19 @@ mod tests {
 
     #[test]
     fn without_the_iterator_there_is_no_snapshot() {
-        let plan = plan(|f| f.snapshot = NO);
-        assert_eq!(
-            plan,
-            Ok(Plan {
-                snapshot: false,
-                ..FULL
-            })
-        );
-        assert_eq!(
-            plan.map(|p| p.shortcomings()),
-            Ok(vec![Shortcoming::OlderConnections])
-        );
+        for which in 0..2 {
+            let plan = plan(|f| f.snapshot[which].trial = NO);
+            assert_eq!(
+                plan,
+                Ok(Plan {
+                    snapshot: false,
+                    ..FULL
+                })
+            );
+            assert_eq!(
+                plan.map(|p| p.shortcomings()),
+                Ok(vec![Shortcoming::OlderConnections])
+            );
+        }
     }
 }

@@ -194,6 +194,15 @@ impl Hierarchy {
             .find(|pids| !pids.is_empty())
             .unwrap_or_default()
     }
+
+    /// Whether the cgroup itself has processes that this pid namespace does not have.
+    pub fn hides_processes(&self, path: &str) -> bool {
+        let list = self
+            .root
+            .join(path.trim_start_matches('/'))
+            .join("cgroup.procs");
+        fs::read_to_string(list).is_ok_and(|list| list.lines().any(|pid| pid == "0"))
+    }
 }
 
 /// What is in a folder and is a folder, not a link to one. What goes away meanwhile is left out.
@@ -372,6 +381,8 @@ mod tests {
         assert_eq!(tree.hierarchy().processes("/a"), [1, 2, 3, 4, 5, 6, 7, 8]);
         assert!(tree.hierarchy().processes("/b").is_empty());
         assert!(tree.hierarchy().processes("/gone").is_empty());
+        let hidden = ["/a", "/b", "/gone"].map(|path| tree.hierarchy().hides_processes(path));
+        assert_eq!(hidden, [true, true, false]);
     }
 
     #[test]

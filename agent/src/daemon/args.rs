@@ -12,8 +12,8 @@ use clap::error::ErrorKind;
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use rustix::system::uname;
 
+use super::check::{CheckArgs, Places};
 use super::probe::ProbeArgs;
-use crate::check;
 use crate::kube::{Kubelet, Source};
 use crate::node::FilterSet;
 use crate::server::{Address, Tls};
@@ -195,14 +195,9 @@ pub struct Args {
     )]
     pub queue: u32,
 
-    /// Where to pin the filter maps
-    #[arg(
-        long,
-        env = "TCPTRACER_PIN_DIR",
-        value_name = "DIR",
-        default_value = "/sys/fs/bpf/tcptracer"
-    )]
-    pub pin_dir: PathBuf,
+    /// Where the agent finds the host.
+    #[command(flatten)]
+    pub places: Places,
 
     /// Keep maps with the containers of a selection for other tools, in PIN_DIR/NAME
     #[arg(
@@ -232,24 +227,6 @@ pub struct Args {
         value_parser = clap::value_parser!(u32).range(1..=16_777_216)
     )]
     pub max_connections: u32,
-
-    /// Where the host's cgroups are mounted
-    #[arg(
-        long,
-        env = "TCPTRACER_CGROUPFS",
-        value_name = "DIR",
-        default_value = "/sys/fs/cgroup"
-    )]
-    pub cgroupfs: PathBuf,
-
-    /// Where the host's processes are seen
-    #[arg(
-        long,
-        env = "TCPTRACER_PROC",
-        value_name = "DIR",
-        default_value = "/proc"
-    )]
-    pub proc: PathBuf,
 
     /// Seconds that streams may take to end after SIGTERM
     #[arg(
@@ -284,7 +261,7 @@ pub struct Args {
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Say what this node offers: exit code 0 if tracing is complete, 3 if degraded, 1 if impossible
-    Check(check::Args),
+    Check(CheckArgs),
     /// Ask the agent that runs beside this one whether it is alive or ready; for probes by command
     Probe(ProbeArgs),
 }

@@ -7,9 +7,11 @@ then the streams, then the servers.
 */
 
 mod args;
+mod check;
 mod probe;
 mod run;
 
 pub use args::{Args, Command};
+pub use check::{CheckArgs, check};
 pub use probe::probe;
 pub use run::run;

@@ -131,13 +131,13 @@ fn start_node(
     metrics: &Arc<Metrics>,
     wanted: &Arc<Notify>,
 ) -> Result<(Tracer, mpsc::Receiver<bpf::Message>, Node)> {
-    let hierarchy = Hierarchy::detect(&args.cgroupfs)?;
+    let hierarchy = Hierarchy::detect(&args.places.cgroupfs)?;
     let sets: Vec<_> = args
         .filter_set
         .iter()
         .map(|set| set.name.as_str())
         .collect();
-    let pins = PinDir::open(&args.pin_dir, &sets)?;
+    let pins = PinDir::open(&args.places.pin_dir, &sets)?;
     let maps = Pair::open(&pins, None, args.max_containers)?;
     let sets = args
         .filter_set
@@ -165,7 +165,7 @@ fn start_node(
     let tracer = Tracer::start_with(config, consumer)?;
     // After the tracer, which tells of what comes later.
     let mut index = Index::new(hierarchy.is_whole());
-    let mut containers = Containers::new(hierarchy, args.proc.clone());
+    let mut containers = Containers::new(hierarchy, args.places.proc.clone());
     containers.scan(&mut index, Instant::now())?;
     let node = Node::new(node::Config {
         index,

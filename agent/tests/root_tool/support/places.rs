@@ -147,6 +147,10 @@ impl Cgroup {
         Self { path }
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub fn id(&self) -> u64 {
         fs::metadata(&self.path).expect("the cgroup is there").ino()
     }
