@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use tcptracer::bpf::{Config, Filter, Message, Plan, Tracer};
-use tcptracer::event::{Event, Kind, Losses, Reason, Role, Source};
+use tcptracer::event::{CgroupChange, Event, Kind, Losses, Reason, Role, Source};
 
 use crate::actor::Actor;
 use crate::world::{NetNs, PATIENCE};
@@ -17,12 +17,15 @@ use crate::world::{NetNs, PATIENCE};
 pub struct Trace {
     tracer: Tracer,
     messages: Receiver<Message>,
-    events: Vec<Event>,
+    said: Said,
 }
 
-/// Everything a tracer said, once it is stopped.
+/// What a tracer said; all of it, once it is stopped.
+#[derive(Default)]
 pub struct Said {
     pub events: Vec<Event>,
+    /// Cgroups that came and went, and how many events had been said before.
+    pub cgroups: Vec<(CgroupChange, usize)>,
     pub losses: Losses,
 }
 
@@ -40,7 +43,7 @@ impl Trace {
         Ok(Self {
             tracer,
             messages,
-            events: Vec::new(),
+            said: Said::default(),
         })
     }
 
@@ -60,7 +63,7 @@ impl Trace {
     pub fn wait_for(&mut self, what: &str, matches: impl Fn(&Event) -> bool) -> Result<Event> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(event) = self.events.iter().find(|e| matches(e)) {
+            if let Some(event) = self.said.events.iter().find(|e| matches(e)) {
                 return Ok(*event);
             }
             self.receive(deadline)
@@ -71,8 +74,7 @@ impl Trace {
     fn receive(&mut self, deadline: Instant) -> Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
         match self.messages.recv_timeout(left) {
-            Ok(Message::Events(batch)) => self.events.extend(batch),
-            Ok(Message::Lost(_) | Message::Cgroup(_)) => {}
+            Ok(message) => self.said.take(message),
             Err(RecvTimeoutError::Timeout) => bail!("not within {PATIENCE:?}"),
             Err(RecvTimeoutError::Disconnected) => bail!("the tracer has ended"),
         }
@@ -82,17 +84,11 @@ impl Trace {
     /// Waits for `count` events, as long as some keep coming; then stops, and takes what is said
     /// until the end.
     pub fn stop_after(mut self, count: usize) -> Result<Said> {
-        while self.events.len() < count && self.receive(Instant::now() + PATIENCE).is_ok() {}
+        while self.said.events.len() < count && self.receive(Instant::now() + PATIENCE).is_ok() {}
         let losses = self.tracer.stop();
-        for message in self.messages {
-            if let Message::Events(batch) = message {
-                self.events.extend(batch);
-            }
-        }
-        let said = Said {
-            events: self.events,
-            losses,
-        };
+        let mut said = self.said;
+        self.messages.iter().for_each(|message| said.take(message));
+        said.losses = losses;
         said.check_lives()?;
         Ok(said)
     }
@@ -139,6 +135,14 @@ pub fn of(netns: &NetNs) -> Result<Filter> {
 }
 
 impl Said {
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Events(batch) => self.events.extend(batch),
+            Message::Cgroup(change) => self.cgroups.push((change, self.events.len())),
+            Message::Lost(losses) => self.losses = losses,
+        }
+    }
+
     /// How many events of a kind there are.
     pub fn count(&self, kind: Kind) -> usize {
         self.events.iter().filter(|e| e.kind == kind).count()

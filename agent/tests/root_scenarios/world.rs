@@ -171,6 +171,12 @@ impl Cgroup {
         &self.path
     }
 
+    /// Its path from the root of the hierarchy.
+    pub fn path_in_hierarchy(&self) -> Result<String> {
+        let path = self.path.strip_prefix(cgroup2_mount()?)?;
+        Ok(format!("/{}", path.display()))
+    }
+
     pub fn id(&self) -> Result<u64> {
         Ok(fs::metadata(&self.path)?.ino())
     }

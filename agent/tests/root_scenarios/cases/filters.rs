@@ -24,7 +24,8 @@ pub const CASES: &[Case] = &[
     ("cgroup_map_holds_a_slice", cgroup_map_holds_a_slice),
     ("map_edited_while_tracing", map_edited_while_tracing),
     ("mntns_map_and_processes_that_are_killed", mntns_map),
-    ("both_maps", both_maps),
+    ("both_maps", || maps(false)),
+    ("either_map", || maps(true)),
 ];
 
 fn trace(netns: &NetNs, change: impl FnOnce(&mut Filter)) -> Result<Trace> {
@@ -36,7 +37,7 @@ fn trace(netns: &NetNs, change: impl FnOnce(&mut Filter)) -> Result<Trace> {
     })
 }
 
-fn in_cgroup(comm: &str, netns: &NetNs, cgroup: &Cgroup) -> Result<Actor> {
+pub fn in_cgroup(comm: &str, netns: &NetNs, cgroup: &Cgroup) -> Result<Actor> {
     let start = Start {
         netns: Some(netns),
         cgroup: Some(cgroup.path()),
@@ -220,25 +221,35 @@ fn mntns_map() -> Result<()> {
     Ok(())
 }
 
-fn both_maps() -> Result<()> {
+/// Of two maps, both have to hold the process, or one is enough, as the agent has it.
+fn maps(either: bool) -> Result<()> {
     let netns = NetNs::new()?;
     let cgroup = Cgroup::new()?;
     let (mut both, mounts) = client_with_mounts("both", &netns, Some(&cgroup))?;
     let (mut only_cgroup, _) = client_with_mounts("cgroup", &netns, Some(&cgroup))?;
     let (mut only_mounts, other_mounts) = client_with_mounts("mounts", &netns, None)?;
+    let (mut neither, _) = client_with_mounts("neither", &netns, None)?;
     let cgroups = PinnedMap::holding(&[cgroup.id()?])?;
     let mntns = PinnedMap::holding(&[mounts, other_mounts])?;
     let tracer = trace(&netns, |f| {
         f.cgroup_map = Some(cgroups.path().into());
         f.mntns_map = Some(mntns.path().into());
+        f.either_map = either;
     })?;
-    for actor in [&mut only_cgroup, &mut only_mounts] {
-        actor.ask("connect-self c")?;
+    let mut wanted = Vec::new();
+    for (actor, passes) in [
+        (&mut both, true),
+        (&mut only_cgroup, either),
+        (&mut only_mounts, either),
+        (&mut neither, false),
+    ] {
+        let at = actor.address("connect-self c")?;
         actor.ask("close c")?;
+        if passes {
+            let connect = Want::connect(actor, at, at);
+            wanted.extend([connect.clone(), connect.close(Local)]);
+        }
     }
-    let at = both.address("connect-self c")?;
-    both.ask("close c")?;
-    let connect = Want::connect(&both, at, at);
-    tracer.said_exactly(&[connect.clone(), connect.close(Local)])?;
+    tracer.said_exactly(&wanted)?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The scenarios, by theme.
 
 mod accepts;
+mod cgroups;
 mod ends;
 mod filters;
 mod identity;
@@ -29,6 +30,7 @@ pub fn all() -> Vec<Case> {
         snapshot::CASES,
         io_uring::CASES,
         filters::CASES,
+        cgroups::CASES,
         load::CASES,
     ]
     .concat()
