@@ -9,6 +9,7 @@ const SOURCE: &str = "bpf/tcptracer.bpf.c";
 
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let here = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
 
     println!("cargo:rerun-if-changed=bpf");
     SkeletonBuilder::new()
@@ -20,6 +21,8 @@ fn main() {
             "-Wextra",
             "-Wno-unused-parameter",
             "-Werror",
+            // The object names its sources; it is the same wherever they are.
+            &format!("-fdebug-prefix-map={here}=."),
         ])
         .build_and_generate(out.join("tcptracer.skel.rs"))
         .unwrap_or_else(|e| panic!("cannot build {SOURCE} (is clang installed?): {e:?}"));
