@@ -11,8 +11,12 @@ export CARGO_TARGET_$(HOST_VAR)_RUNNER := sudo -E
 endif
 
 TARGETS := x86_64-pc-windows-gnu aarch64-apple-darwin
+ARM64 := aarch64-unknown-linux-gnu
 
-.PHONY: help demo run build test static test-kernels compatibility lint lint-plugin bench man
+# What static and image build for.
+TARGET := $(HOST)
+
+.PHONY: help demo run build test static image test-kernels compatibility lint lint-plugin bench man
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -43,6 +47,10 @@ lint: ## check format, lints, and that the programs compile for every architectu
 		clang -g -O2 -mcpu=v2 -target bpf -D__TARGET_ARCH_$$arch -Wall -Wextra \
 			-Wno-unused-parameter -Werror -fsyntax-only bpf/tcptracer.bpf.c || exit; \
 	done
+	rustup target add $(ARM64)
+	env CC_$(subst -,_,$(ARM64))=aarch64-linux-gnu-gcc PKG_CONFIG_ALLOW_CROSS=1 \
+		CFLAGS_$(subst -,_,$(ARM64))="-idirafter /usr/include -idirafter /usr/include/$(shell cc -print-multiarch)" \
+		cargo check -q --locked --workspace --target $(ARM64)
 
 # Checking takes no linker and no objects: what C there is in dependencies is not compiled.
 lint-plugin: ## check that the plugin compiles for other systems
@@ -54,14 +62,18 @@ lint-plugin: ## check that the plugin compiles for other systems
 			cargo check -q --locked -p kubectl-tcptracer --target $$target || exit; \
 	done
 
-static: ## build the tool and its scenario tests as static binaries, to run anywhere
-	@scripts/setup.sh static
-	scripts/static.sh $(HOST)
+static: ## build the static binaries of the image, to run anywhere (TARGET=aarch64-unknown-linux-gnu)
+	@scripts/setup.sh static $(TARGET)
+	scripts/static.sh $(TARGET) tcptracer tcptracer-agent
+
+image: static ## build the image from these, as the archive target/image.tar
+	@scripts/setup.sh image
+	scripts/image.sh $(TARGET)
 
 test-kernels: ## run the scenarios on stock kernels under emulation (KERNELS="6.1 7" FILTER=storm)
 	@scripts/setup.sh kernels
-	scripts/static.sh x86_64-unknown-linux-gnu
-	scripts/static.sh aarch64-unknown-linux-gnu
+	scripts/static.sh x86_64-unknown-linux-gnu root_scenarios tcptracer tcptracer-agent
+	scripts/static.sh $(ARM64) root_scenarios tcptracer
 	scripts/kernels/run.sh $(FILTER)
 
 compatibility: ## write docs/compatibility.md from the last run of test-kernels

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what is missing for one of: build, demo, test, lint, bench, static, kernels. Does nothing where all is
-# there.
+# setup.sh WHAT [TARGET]: installs what is missing for one of: build, demo, test, lint, bench, static (for TARGET),
+# image, kernels. Does nothing where all is there.
 # Debian and its relatives; elsewhere it names what to install.
 set -euo pipefail
 
@@ -23,7 +23,13 @@ need_command pkg-config pkg-config
 need_command clang clang
 need_header libelf.h libelf-dev
 need_header zlib.h zlib1g-dev
-case "${1:?one of: build demo test lint bench static kernels}" in
+# What it takes to build for another processor, by Debian's name of it.
+need_cross() {
+	need_command "$1-linux-gnu-gcc" "gcc-${1/_/-}-linux-gnu"
+	need_header "../$1-linux-gnu/include/stdio.h" "libc6-dev-$2-cross"
+}
+
+case "${1:?one of: build demo test lint bench static image kernels}" in
 build) ;;
 demo)
 	need_command ip iproute2
@@ -35,12 +41,26 @@ test)
 	need_command runc runc
 	need_command setpriv util-linux
 	;;
-lint) need_header bpf/bpf_helpers.h libbpf-dev ;;
+lint)
+	need_header bpf/bpf_helpers.h libbpf-dev
+	need_cross aarch64 arm64
+	;;
 bench)
 	need_command ip iproute2
 	need_command tcplife libbpf-tools
 	;;
-static) need_command jq jq ;;
+static)
+	need_command jq jq
+	case ${2:-$(uname -m)} in
+	"$(uname -m)"*) ;;
+	aarch64-*) need_cross aarch64 arm64 ;;
+	x86_64-*) need_cross x86_64 amd64 ;;
+	esac
+	;;
+image)
+	need_command buildah buildah
+	need_command jq jq
+	;;
 kernels)
 	need_command column bsdextrautils
 	need_command cpio cpio
@@ -48,14 +68,13 @@ kernels)
 	need_command jq jq
 	need_command qemu-system-x86_64 qemu-system-x86
 	need_command qemu-system-aarch64 qemu-system-arm
-	need_command aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
 	need_command xz xz-utils
-	need_header ../aarch64-linux-gnu/include/stdio.h libc6-dev-arm64-cross
+	need_cross aarch64 arm64
 	# The guests have no libraries for it.
 	[ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || missing+=(busybox-static)
 	;;
 *)
-	echo "setup: $1 is none of: build demo test lint bench static kernels" >&2
+	echo "setup: $1 is none of: build demo test lint bench static image kernels" >&2
 	exit 2
 	;;
 esac

@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
-# static.sh TARGET: builds the tool and its scenario tests as static binaries, to run on any system with
-# that processor, into target/static/TARGET/. For another processor than this machine's it needs Debian's
-# cross compiler, and gets the libraries from Debian.
+# static.sh TARGET NAME…: builds tcptracer, tcptracer-agent and root_scenarios (the scenario tests), or some of them, as
+# static binaries, to run on any system with that processor, into target/static/TARGET/. For another processor than this
+# machine's it needs Debian's cross compiler, and gets the libraries from Debian.
+#
+# The same sources, compilers and libraries make the same binaries, wherever the checkout is.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/debian.sh
 
-target=${1:?usage: static.sh TARGET, such as x86_64-unknown-linux-gnu}
+[ $# -ge 2 ] || fail "usage: static.sh TARGET NAME…, such as x86_64-unknown-linux-gnu tcptracer-agent"
+target=$1
+shift
 host=$(rustc -vV | sed -n 's/^host: //p')
 out=target/static/$target
 mkdir -p "$out"
@@ -18,7 +22,6 @@ for_target() {
 
 # Rust looks for static libraries only where it is told to; the C compiler knows where they are.
 for_target LIBBPF_SYS_LIBRARY_PATH "$host" "$(dirname "$(cc -print-file-name=libelf.a)")"
-export RUSTFLAGS="-C target-feature=+crt-static"
 
 # cross ARCH TRIPLET: the libraries of another processor, and a busybox for guests with it, by Debian's and the
 # compiler's names.
@@ -39,28 +42,48 @@ cross() {
 	fi
 	rustup target add "$target"
 	for_target CC "$target" "$triplet-gcc"
-	for_target CFLAGS "$target" "-I$sysroot/usr/include -I$sysroot/usr/include/$triplet"
+	includes="-I$sysroot/usr/include -I$sysroot/usr/include/$triplet"
 	for_target LIBBPF_SYS_LIBRARY_PATH "$target" "$sysroot/usr/lib/$triplet"
 	local linker=CARGO_TARGET_${target^^}_LINKER
 	export "${linker//-/_}=$triplet-gcc" PKG_CONFIG_ALLOW_CROSS=1
 }
 
+includes=
 case $target in
 "$host") ;;
-aarch64-*) cross arm64 aarch64-linux-gnu ;;
+x86_64-*-gnu) cross amd64 x86_64-linux-gnu ;;
+aarch64-*-gnu) cross arm64 aarch64-linux-gnu ;;
 *) fail "cannot build for $target on $host" ;;
 esac
 
-# build NAME OPTION...: the executable NAME, which cargo builds by these options.
+# Names of files get into messages of panics and of asserts.
+cargo_home=${CARGO_HOME:-$HOME/.cargo}
+export RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$PWD=. --remap-path-prefix=$cargo_home=cargo"
+for_target CFLAGS "$target" "$includes -ffile-prefix-map=$PWD=. -ffile-prefix-map=$cargo_home=cargo"
+
+# build NAMES OPTION…: builds by these options of cargo, and keeps the executables with these names.
 build() {
-	local name=$1 file
+	local names=$1
 	shift
-	file=$(cargo "$@" --locked --release --no-default-features --features static --target "$target" \
-		--message-format=json-render-diagnostics |
-		jq -r --arg name "$name" 'select(.target.name? == $name).executable // empty')
-	install "$file" "$out/$name"
+	cargo "$@" --locked --release --target "$target" --message-format=json-render-diagnostics |
+		jq -r --arg names "$names" 'select(.executable? and (.target.name | IN($names | splits(" ")))) |
+			"\(.target.name) \(.executable)"' |
+		while read -r name file; do install "$file" "$out/$name"; done
 }
 
-build tcptracer build --bin tcptracer
-build root_scenarios test --no-run --test root_scenarios
+programs=()
+# What all but the agent need. With it, the same dependencies serve both programs.
+features=(--no-default-features --features static)
+for name; do
+	case $name in
+	root_scenarios) build "$name" test --no-run --test "$name" "${features[@]}" ;;
+	tcptracer | tcptracer-agent) programs+=("$name") ;;
+	*) fail "$name is none of: tcptracer tcptracer-agent root_scenarios" ;;
+	esac
+done
+[[ " ${programs[*]} " != *" tcptracer-agent "* ]] || features=(--features static)
+if [ ${#programs[@]} -gt 0 ]; then
+	build "${programs[*]}" build "${programs[@]/#/--bin=}" "${features[@]}"
+	scripts/licenses.sh "$target" "$out/licenses"
+fi
 ls -l "$out"
