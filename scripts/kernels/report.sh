@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # report.sh: what the guests of run.sh wrote, as a table on stdout and as target/kernels/compatibility.md.
 # Fails unless every scenario passed on every kernel, and tracing is complete there, and degraded without
-# tracefs.
+# tracefs; and, after a run of everything, unless docs/compatibility.md says what this run does, but for the patch levels.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=target/kernels
 
-# One object a kernel: its series and version, what `tcptracer check` said, and how each scenario ended. The
+# One object a kernel: its series and version, what `check` said, and how each scenario ended. The
 # guests wrote JSON, one object a line, with whatever the kernel had to say in between.
 while read -r name version; do
 	jq -nR --arg series "$name" --arg version "${version%%[-+~]*}" '
@@ -32,7 +32,7 @@ hooks='
 	["version", (.[] | .version)],
 	["verdict", (.[] | .check.verdict // "?")],
 	(([.[].check.hooks // [] | .[].name] | reduce .[] as $n ([]; if index($n) then . else . + [$n] end))[] as $hook |
-		[$hook, (.[] | (.check.hooks // [])[] | select(.name == $hook) | .state | gsub("_"; " "))])'
+		[$hook, (.[] | first((.check.hooks // [])[] | select(.name == $hook) | .state | gsub("_"; " ")) // "")])'
 scenarios='
 	["", (.[] | .series)],
 	((map(.tests | keys_unsorted) | max_by(length))[] as $test | [$test, (.[] | .tests[$test] | mark)]),
@@ -63,15 +63,18 @@ echo
 jq -r '.[] | .version as $v | .tests | to_entries[] | select(.value.event == "failed") |
 	"\(.key) on \($v): \(.value.stdout)"' "$out/results.json"
 
+stale=
 if [ -z "${KERNELS:-}${FILTER:-}" ] && ! diff -q <(grep -v '^| version' docs/compatibility.md) \
 	<(grep -v '^| version' "$out/compatibility.md") >/dev/null; then
+	stale=1
 	echo "kernels: docs/compatibility.md says something else than this run: make compatibility" >&2
 fi
 jq -r '.[] | select(.exits != [0, 3] or .degraded.verdict != "degraded") |
-	"tcptracer check on \(.version) ended with \(.exits), without tracefs: \(.degraded)"' "$out/results.json"
+	"check on \(.version) ended with \(.exits), without tracefs: \(.degraded)"' "$out/results.json"
 
 if ! jq -e 'length > 0 and all(.[]; .suite.event == "ok" and .suite.passed > 0 and
 	.exits == [0, 3] and .degraded.verdict == "degraded")' "$out/results.json" >/dev/null; then
 	echo "kernels: not everything passed everywhere; the consoles are in $out/*.console" >&2
 	exit 1
 fi
+[ -z "$stale" ]

@@ -27,8 +27,8 @@ arch_of() {
 	esac
 }
 
-# make_root ARCH TARGET BUSYBOX: what the guests have in common: busybox and what is to be tested, and real
-# iproute2 with its libraries. For another processor busybox's has to do.
+# make_root ARCH TARGET BUSYBOX: what the guests have in common: busybox and what is to be tested, the agent and real
+# iproute2 with its libraries. For another processor the host tool and busybox's have to do.
 make_root() {
 	local root=$out/$1.root file
 	mkdir -p "$root"/{bin,dev,proc,sbin,sys,tmp}
@@ -36,6 +36,7 @@ make_root() {
 	cp "$3" "$root/bin/busybox"
 	cp "target/static/$2"/{tcptracer,root_scenarios} "$root/bin/"
 	if [ "$1" = amd64 ]; then
+		cp "target/static/$2/tcptracer-agent" "$root/bin/"
 		for file in /sbin/ip /sbin/tc $(ldd /sbin/ip /sbin/tc | grep -o '/[^ :]*' | sort -u); do
 			install -D "$(readlink -f "$file")" "$root$file"
 		done
@@ -80,4 +81,4 @@ for kernel in "${kernels[@]}"; do
 	boot "$kernel" "$(arch_of "$kernel")" "${folder[$kernel]}" &
 done
 wait
-"$here/report.sh"
+FILTER=$filter "$here/report.sh"
