@@ -16,7 +16,10 @@ ARM64 := aarch64-unknown-linux-gnu
 # What static and image build for.
 TARGET := $(HOST)
 
-.PHONY: help demo run build test static image test-kernels compatibility lint lint-plugin bench man
+.PHONY: help demo run build test static image e2e test-kernels compatibility chart lint lint-plugin lint-chart bench man
+
+# Helm and the tests of its templates, from their Go modules.
+HELM = PATH="$$(e2e/cluster/tools.sh helm helm-unittest):$$PATH"
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -62,6 +65,10 @@ lint-plugin: ## check that the plugin compiles for other systems
 			cargo check -q --locked -p kubectl-tcptracer --target $$target || exit; \
 	done
 
+lint-chart: ## lint, render, validate and test the chart
+	@scripts/setup.sh chart
+	$(HELM) scripts/chart.sh check
+
 static: ## build the static binaries of the image, to run anywhere (TARGET=aarch64-unknown-linux-gnu)
 	@scripts/setup.sh static $(TARGET)
 	scripts/static.sh $(TARGET) tcptracer tcptracer-agent
@@ -69,6 +76,15 @@ static: ## build the static binaries of the image, to run anywhere (TARGET=aarch
 image: static ## build the image from these, as the archive target/image.tar
 	@scripts/setup.sh image
 	scripts/image.sh $(TARGET)
+
+e2e: image ## test on a Kubernetes cluster: that of $$KUBECONFIG, or one of two nodes that is made here
+	@scripts/setup.sh e2e
+	cargo build --locked -p kubectl-tcptracer -p tcptracer-e2e
+	$(SUDO) scripts/e2e.sh $(ARGS)
+
+chart: ## write what is generated from the chart: its README, and deploy/
+	@scripts/setup.sh chart
+	$(HELM) scripts/chart.sh generate
 
 test-kernels: ## run the scenarios on stock kernels under emulation (KERNELS="6.1 7" FILTER=storm)
 	@scripts/setup.sh kernels

@@ -29,7 +29,7 @@ need_cross() {
 	need_header "../$1-linux-gnu/include/stdio.h" "libc6-dev-$2-cross"
 }
 
-case "${1:?one of: build demo test lint bench static image kernels}" in
+case "${1:?one of: build demo test lint bench chart static image e2e kernels}" in
 build) ;;
 demo)
 	need_command ip iproute2
@@ -57,6 +57,24 @@ static)
 	x86_64-*) need_cross x86_64 amd64 ;;
 	esac
 	;;
+chart)
+	need_command jq jq
+	need_command promtool prometheus
+	[ -e /usr/share/doc/python3-venv ] || python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+	;;
+e2e)
+	need_command busybox busybox-static
+	need_command containerd containerd
+	need_command ip iproute2
+	need_command iptables iptables
+	need_command jq jq
+	need_command mount mount
+	need_command nft nftables
+	need_command nsenter util-linux
+	need_command openssl openssl
+	need_command runc runc
+	[ -x /usr/lib/cni/ptp ] || missing+=(containernetworking-plugins)
+	;;
 image)
 	need_command buildah buildah
 	need_command jq jq
@@ -74,7 +92,7 @@ kernels)
 	[ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || missing+=(busybox-static)
 	;;
 *)
-	echo "setup: $1 is none of: build demo test lint bench static image kernels" >&2
+	echo "setup: $1 is none of: build demo test lint bench chart static image e2e kernels" >&2
 	exit 2
 	;;
 esac
