@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# setup.sh WHAT [TARGET]: installs what is missing for one of: build, demo, test, lint, bench, static (for TARGET),
-# image, kernels. Does nothing where all is there.
+# setup.sh WHAT [TARGET]: installs what is missing for one of: build, demo, test, lint, bench, chart, static (for
+# TARGET), image, e2e, kernels. Does nothing where all is there.
 # Debian and its relatives; elsewhere it names what to install.
 set -euo pipefail
 
