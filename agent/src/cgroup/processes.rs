@@ -10,7 +10,7 @@ use std::process;
 use super::path::container;
 
 /// Processes of a container to look at.
-const MAX_PROCESSES: usize = 8;
+pub(super) const MAX_PROCESSES: usize = 8;
 
 /// Whether `proc` shows processes by the ids that they have for us.
 pub fn shows_our_pids(proc: &Path) -> bool {

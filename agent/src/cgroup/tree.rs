@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use rustix::fs::statfs;
 
+use super::processes::MAX_PROCESSES;
+
 /// `CGROUP2_SUPER_MAGIC`.
 const CGROUP2: u64 = 0x6367_7270;
 /// `CGROUP_SUPER_MAGIC`.
@@ -19,9 +21,6 @@ const MAX_CGROUPS: usize = 100_000;
 
 /// How deep to look.
 const MAX_DEPTH: usize = 64;
-
-/// Processes of a container to look at.
-const MAX_PROCESSES: usize = 8;
 
 /// Cgroups of a container in which to look for processes: it may make as many as it likes.
 const MAX_LOOKS: usize = 1024;
