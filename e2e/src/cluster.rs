@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::release::NAMESPACE;
+
 /// Nothing that is waited for takes this long unless it is broken.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -104,4 +106,29 @@ pub fn part(words: &[&str]) -> String {
 #[track_caller]
 pub fn on(node: &str, command: &[&str]) -> String {
     part(&[&["on", node], command].concat())
+}
+
+/// Says on stderr what there is, and what agents have to say, before it is taken away.
+pub fn diagnose() {
+    let agents = ["-n", NAMESPACE, "-l", "app.kubernetes.io/name=tcptracer"];
+    for command in [
+        &["get", "pod", "-A", "-o", "wide"][..],
+        &[
+            "get",
+            "event",
+            "-A",
+            "--sort-by=.metadata.creationTimestamp",
+        ],
+        &[
+            &["logs", "--prefix", "--timestamps", "--tail=200"][..],
+            &agents,
+        ]
+        .concat(),
+    ] {
+        let output = try_kubectl(command);
+        eprintln!("\n# kubectl {}", command.join(" "));
+        for text in [output.stdout, output.stderr] {
+            eprint!("{}", String::from_utf8_lossy(&text));
+        }
+    }
 }

@@ -46,6 +46,9 @@ fn main() -> ExitCode {
     let release = Release::install();
     let world = World::make();
     let conclusion = libtest_mimic::run(&arguments, trials);
+    if conclusion.has_failed() {
+        cluster::diagnose();
+    }
     drop(world);
     drop(release);
     conclusion.exit_code()

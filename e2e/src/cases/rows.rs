@@ -108,9 +108,12 @@ pub fn selections() {
     assert_ends(&watch.events(2), &[server(first, &who)]);
     watch.end_well();
 
-    let nobody = Watch::start(&["-n", "shop", &web, "-c", "sidecar"], &[first]);
+    let sidecar = Watch::start(&["-n", "shop", &web, "-c", "sidecar"], &[first]);
     ask();
-    nobody.end_well();
+    visit("shop", &web, "sidecar", &address("depot", "db"), PORT);
+    let who = format!("shop/{web}/sidecar");
+    assert_ends(&sidecar.events(2), &[client(first, &who)]);
+    sidecar.end_well();
 }
 
 /// A Job, an init container and a pod on its node's network.

@@ -87,12 +87,10 @@ pub fn roles() {
             apply(&lesser);
             let token = user("bob", Some("lesser"));
             let (code, said) = asked_by(&token);
-            assert_ne!(
-                code,
-                Some(0),
-                "without {verb} on {}: {said}",
-                rule["resources"]
-            );
+            // What there is now is shown all the same, and it is told that it is not followed.
+            if verb != "watch" {
+                assert_eq!(code, Some(1), "without {verb}: {said}");
+            }
             let why = match is_tunnel {
                 true => "pods/portforward",
                 false => "list and watch on pods",
@@ -146,11 +144,6 @@ pub fn privileges() {
     host.sort_unstable();
     assert_eq!(
         host,
-        [
-            "/proc",
-            "/sys/fs/bpf",
-            "/sys/fs/cgroup",
-            "/sys/kernel/tracing"
-        ]
+        ["/sys/fs/bpf", "/sys/fs/cgroup", "/sys/kernel/tracing"]
     );
 }
