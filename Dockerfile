@@ -1,4 +1,4 @@
-# The image of the agent and the host tool: two static binaries and the licences, nothing else.
+# The image of the agent, the host tool and the plugin: three static binaries and the licences, nothing else.
 #
 #   docker buildx build --platform linux/amd64,linux/arm64 .       compiles them, on the platform that builds
 #   make image                                                     takes those that scripts/static.sh has built
@@ -19,7 +19,7 @@ RUN case $TARGETARCH in \
 	esac && \
 	apt-get update -qq && \
 	scripts/setup.sh static "$target" && \
-	scripts/static.sh "$target" tcptracer tcptracer-agent && \
+	scripts/static.sh "$target" tcptracer tcptracer-agent kubectl-tcptracer && \
 	mv "target/static/$target" /binaries
 
 FROM scratch AS prebuilt
@@ -36,6 +36,6 @@ LABEL org.opencontainers.image.title="tcptracer" \
 	org.opencontainers.image.licenses="(Apache-2.0 OR MIT) AND (GPL-2.0-only OR BSD-2-Clause)" \
 	org.opencontainers.image.version="${VERSION}" \
 	org.opencontainers.image.revision="${REVISION}"
-COPY --from=binaries /binaries/tcptracer /binaries/tcptracer-agent /usr/bin/
+COPY --from=binaries /binaries/tcptracer /binaries/tcptracer-agent /binaries/kubectl-tcptracer /usr/bin/
 COPY --from=binaries /binaries/licenses /licenses
 ENTRYPOINT ["/usr/bin/tcptracer-agent"]

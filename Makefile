@@ -71,7 +71,7 @@ lint-chart: ## lint, render, validate and test the chart
 
 static: ## build the static binaries of the image, to run anywhere (TARGET=aarch64-unknown-linux-gnu)
 	@scripts/setup.sh static $(TARGET)
-	scripts/static.sh $(TARGET) tcptracer tcptracer-agent
+	scripts/static.sh $(TARGET) tcptracer tcptracer-agent kubectl-tcptracer
 
 image: static ## build the image from these, as the archive target/image.tar
 	@scripts/setup.sh image

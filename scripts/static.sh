@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# static.sh TARGET NAME…: builds tcptracer, tcptracer-agent and root_scenarios (the scenario tests), or some of them, as
-# static binaries, to run on any system with that processor, into target/static/TARGET/. For another processor than this
-# machine's it needs Debian's cross compiler, and gets the libraries from Debian.
+# static.sh TARGET NAME…: builds tcptracer, tcptracer-agent, kubectl-tcptracer and root_scenarios (the scenario tests), or
+# some of them, as static binaries, to run on any system with that processor, into target/static/TARGET/. For another
+# processor than this machine's it needs Debian's cross compiler, and gets the libraries from Debian.
 #
 # The same sources, compilers and libraries make the same binaries, wherever the checkout is.
 set -euo pipefail
@@ -72,18 +72,23 @@ build() {
 }
 
 programs=()
+packages=(--package tcptracer)
 # What all but the agent need. With it, the same dependencies serve both programs.
 features=(--no-default-features --features static)
 for name; do
 	case $name in
 	root_scenarios) build "$name" test --no-run --test "$name" "${features[@]}" ;;
 	tcptracer | tcptracer-agent) programs+=("$name") ;;
-	*) fail "$name is none of: tcptracer tcptracer-agent root_scenarios" ;;
+	kubectl-tcptracer)
+		programs+=("$name")
+		packages+=(--package "$name")
+		;;
+	*) fail "$name is none of: tcptracer tcptracer-agent kubectl-tcptracer root_scenarios" ;;
 	esac
 done
 [[ " ${programs[*]} " != *" tcptracer-agent "* ]] || features=(--features static)
 if [ ${#programs[@]} -gt 0 ]; then
-	build "${programs[*]}" build "${programs[@]/#/--bin=}" "${features[@]}"
+	build "${programs[*]}" build "${packages[@]}" "${programs[@]/#/--bin=}" "${features[@]}"
 	scripts/licenses.sh "$target" "$out/licenses"
 fi
 ls -l "$out"

@@ -240,7 +240,12 @@ fn used_up() -> io::Error {
 }
 
 fn explain(error: kube::Error) -> anyhow::Error {
-    let refused = matches!(&error, kube::Error::UpgradeConnection(_));
+    // What the API server says of it comes with the upgrade's failure, or as its status.
+    let refused = match &error {
+        kube::Error::UpgradeConnection(_) => true,
+        kube::Error::Api(status) => status.is_forbidden(),
+        _ => false,
+    };
     let error = anyhow::Error::new(error);
     match refused {
         true => error.context("refused; that takes `get` and `create` on pods/portforward"),

@@ -80,6 +80,11 @@ pub fn helm_on(what: &str, more: &[&str]) {
     said(helm.args(["-n", NAMESPACE, "--wait"]));
 }
 
+/// What the release's own test says, which has to pass.
+pub fn helm_test() -> String {
+    said(Command::new("helm").args(["test", NAME, "-n", NAMESPACE, "--logs", "--timeout", "90s"]))
+}
+
 /// The agent's pod on a node.
 #[track_caller]
 pub fn agent_on(node: &str) -> String {

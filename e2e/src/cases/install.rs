@@ -7,8 +7,16 @@ use serde_json::{Value, json};
 use super::{assert_ends, client, server};
 use crate::cluster::{apply, get, kubectl, on, try_kubectl, wait_until};
 use crate::plugin::{Watch, objects};
-use crate::release::{NAMESPACE, agent_on, helm, helm_on, restart, settled};
+use crate::release::{NAMESPACE, agent_on, helm, helm_on, helm_test, restart, settled};
 use crate::world::{nodes, service, visit, web};
+
+/// It asks every agent, as a user does.
+pub fn own_test() {
+    let said = helm_test();
+    for node in nodes() {
+        assert!(said.contains(node), "{said}");
+    }
+}
 
 /// A role of agents in place of the chart's.
 fn allow(verbs: &[&str]) {

@@ -59,6 +59,7 @@ pub const ALL: &[Case] = &[
         failures::api_server,
     ),
     controlled("failures::a_kubelet_that_is_restarted", failures::kubelet),
+    case("install::helm_tests_the_release", install::own_test),
     case("install::every_rule_of_the_agent_is_needed", install::rules),
     controlled(
         "install::pods_from_the_kubelet_have_the_same_names",
