@@ -77,8 +77,10 @@ image: static ## build the image from these, as the archive target/image.tar
 	@scripts/setup.sh image
 	scripts/image.sh $(TARGET)
 
-e2e: image ## test on a Kubernetes cluster: that of $$KUBECONFIG, or one of two nodes that is made here
-	@scripts/setup.sh e2e
+# What a cluster takes comes first: nobody should wait for an image to hear that Go is missing.
+e2e: ## test on a Kubernetes cluster: that of $$KUBECONFIG, or one of two nodes that is made here
+	@[ -n "$$KUBECONFIG" ] || { scripts/setup.sh e2e && e2e/cluster/tools.sh >/dev/null; }
+	$(MAKE) image
 	cargo build --locked -p kubectl-tcptracer -p tcptracer-e2e
 	$(SUDO) scripts/e2e.sh $(ARGS)
 

@@ -224,7 +224,7 @@ pub fn past_and_present() {
         line(&found[0]),
         format!("existing {second} shop/cart/client nc")
     );
-    kubectl(&["exec", "-n", "shop", "cart", "--", "killall", "sleep", "nc"]);
+    kubectl(&["exec", "-n", "shop", "cart", "--", "killall", "nc", "sleep"]);
     holder.wait().expect("it ends");
     wait_until("the connection is gone", || open(0).is_some());
 }
