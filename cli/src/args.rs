@@ -110,7 +110,6 @@ impl Args {
     pub fn check(&self) -> Result<(), Usage> {
         let filters = &self.filters;
         let agents = &self.agents;
-        let tls = [&agents.tls_ca, &agents.tls_cert, &agents.tls_key];
         let span = &self.span;
         let spans =
             span.since.is_some() || span.last.is_some() || span.follow || span.duration.is_some();
@@ -124,8 +123,6 @@ impl Args {
             "names of pods stand behind the subcommand"
         } else if self.command.is_some() && spans {
             "--since, --last, --follow and --duration are for watching, not for subcommands"
-        } else if agents.server.is_none() && tls.iter().any(|file| file.is_some()) {
-            "--tls-ca, --tls-cert and --tls-key are for --server"
         } else if agents.tls_cert.is_some() != agents.tls_key.is_some() {
             "--tls-cert and --tls-key need each other"
         } else if agents.tls_cert.is_some() && agents.tls_ca.is_none() {
@@ -276,16 +273,31 @@ pub struct AgentArgs {
     #[arg(long, global = true, value_name = "ADDRESS")]
     pub server: Option<Address>,
 
-    /// Use TLS, and trust the certificates in this file (PEM); with --server
-    #[arg(long, global = true, value_name = "FILE")]
+    /// Use TLS with agents, and trust the certificates in this file (PEM)
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "KUBECTL_TCPTRACER_TLS_CA"
+    )]
     pub tls_ca: Option<PathBuf>,
 
-    /// Show the agent this certificate (PEM); with --server
-    #[arg(long, global = true, value_name = "FILE")]
+    /// Show agents this certificate (PEM)
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "KUBECTL_TCPTRACER_TLS_CERT"
+    )]
     pub tls_cert: Option<PathBuf>,
 
     /// The key of that certificate (PEM)
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "KUBECTL_TCPTRACER_TLS_KEY"
+    )]
     pub tls_key: Option<PathBuf>,
 
     /// The namespace of the agents [default: found by their labels]
@@ -742,9 +754,8 @@ mod tests {
                 "--not type=open",
                 "`open` is none of connect, accept, close and failed",
             ),
-            ("--tls-ca ca.pem", "are for --server"),
-            ("--server h:1 --tls-ca a --tls-cert b", "need each other"),
-            ("--server h:1 --tls-cert b --tls-key c", "needs --tls-ca"),
+            ("--tls-ca a --tls-cert b", "need each other"),
+            ("--tls-cert b --tls-key c", "needs --tls-ca"),
             ("--as-group g", "need --as"),
             ("--as-user-extra k=v", "need --as"),
             ("--as a --as-user-extra k", "expected KEY=VALUE"),

@@ -37,7 +37,7 @@ pub async fn run(
 
 async fn connections(dialer: Dialer, target: Target, filters: Filters) -> Result<Vec<Row>> {
     let (agent, tunnel) = dialer.dial(&target).await?;
-    let rows = tunnel.guard(listed(agent, dialer.timeout(), filters));
+    let rows = tunnel.guard(listed(agent, dialer.timeout, filters));
     rows.await.map_err(refused)
 }
 

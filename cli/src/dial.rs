@@ -1,5 +1,6 @@
 //! Channels to agents: one address, or a tunnel through the API server to a pod.
 
+use std::error::Error as _;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -13,39 +14,46 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
 use tcptracer_proto::v1::tcp_tracer_service_client::TcpTracerServiceClient;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::Status;
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tower::service_fn;
 
-use crate::args::{Address, AgentArgs};
+use crate::args::Address;
 use crate::text::printable;
+use crate::tls::Tls;
 
 /// A client of one agent.
 pub type Agent = TcpTracerServiceClient<Channel>;
 
-/// The tunnel that a connection goes through, if any: it knows why it breaks.
+/// What a connection goes through, which may know why it breaks.
 #[derive(Clone)]
-pub struct Tunnel(Option<Shared<BoxFuture<'static, Option<String>>>>);
+pub struct Tunnel {
+    /// Of one through the API server: why it broke, or nothing if it was closed.
+    broken: Option<Shared<BoxFuture<'static, Option<String>>>>,
+    /// What may be the matter if the connection fails before there is an answer.
+    suspicion: Option<&'static str>,
+}
 
 /// A tunnel that breaks says why at about the same time.
 const TUNNEL_PATIENCE: Duration = Duration::from_millis(200);
 
 impl Tunnel {
-    /// Does some work, unless the tunnel breaks.
+    /// Does what comes before the first answer, unless the tunnel breaks.
     pub async fn guard<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let Some(tunnel) = self.0.clone() else {
-            return work.await;
-        };
         let broken = async {
-            match tunnel.await {
-                Some(why) => anyhow!("{}", printable(why.trim())),
-                // It was closed; the work notices.
+            match self.broken.clone() {
+                Some(broken) => match broken.await {
+                    Some(why) => anyhow!("{}", printable(why.trim())),
+                    // It was closed; the work notices.
+                    None => std::future::pending().await,
+                },
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             done = work => match done {
                 Ok(done) => Ok(done),
-                Err(e) => Err(self.explain(e).await),
+                Err(e) => Err(self.explain(self.suspect(e)).await),
             },
             why = broken => Err(why),
         }
@@ -53,14 +61,39 @@ impl Tunnel {
 
     /// Adds why the tunnel broke to what came of it.
     pub async fn explain(&self, error: Error) -> Error {
-        let Some(tunnel) = self.0.clone() else {
+        let Some(broken) = self.broken.clone() else {
             return error;
         };
-        match tokio::time::timeout(TUNNEL_PATIENCE, tunnel).await {
+        match tokio::time::timeout(TUNNEL_PATIENCE, broken).await {
             Ok(Some(why)) => error.context(printable(why.trim())),
             _ => error,
         }
     }
+
+    fn suspect(&self, error: Error) -> Error {
+        match self.suspicion {
+            Some(suspicion) if has_hung_up(&error) => error.context(suspicion),
+            _ => error,
+        }
+    }
+}
+
+/// Whether a connection has ended without an answer. A server that misses TLS, or a certificate, may or may not get
+/// round to saying why.
+fn has_hung_up(error: &Error) -> bool {
+    error.chain().any(|cause| {
+        let status = cause.downcast_ref::<Status>();
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        status.is_some_and(|s| s.source().is_some())
+            || matches!(
+                kind,
+                Some(
+                    io::ErrorKind::BrokenPipe
+                        | io::ErrorKind::ConnectionReset
+                        | io::ErrorKind::UnexpectedEof
+                )
+            )
+    })
 }
 
 /// Where an agent is.
@@ -76,20 +109,31 @@ pub enum Target {
         name: String,
         /// It says so. Once it does, it is worth an attempt at once.
         ready: bool,
+        /// The name in the agent's certificate, if it speaks TLS.
+        tls_name: Option<String>,
     },
 }
 
 /// How agents are reached.
 #[derive(Clone)]
-pub enum Dialer {
+pub struct Dialer {
+    /// Which way.
+    pub way: Way,
+    /// Whom to trust; set to use TLS.
+    pub tls: Option<Tls>,
+    /// How long an agent may take to connect, or to answer what it can answer at once.
+    pub timeout: Option<Duration>,
+}
+
+/// Which way agents are reached.
+#[derive(Clone)]
+pub enum Way {
     /// By an address.
     Server {
         /// Which.
         address: Address,
-        /// Set to use TLS.
-        tls: Option<ClientTlsConfig>,
-        /// How long connecting may take.
-        timeout: Option<Duration>,
+        /// The name in the agent's certificate, if it is another.
+        tls_name: Option<String>,
     },
     /// Through the API server.
     Cluster {
@@ -97,8 +141,6 @@ pub enum Dialer {
         client: Client,
         /// Of the agents, in their pods.
         port: u16,
-        /// How long connecting may take.
-        timeout: Option<Duration>,
     },
 }
 
@@ -109,30 +151,9 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Dialer {
-    /// To the address of `--server`.
-    pub fn to_server(
-        address: Address,
-        args: &AgentArgs,
-        server_name: Option<&str>,
-        timeout: Option<Duration>,
-    ) -> Result<Self> {
-        Ok(Self::Server {
-            address,
-            tls: tls(args, server_name)?,
-            timeout,
-        })
-    }
-
-    /// How long an agent may take to connect, or to answer what it can answer at once.
-    pub fn timeout(&self) -> Option<Duration> {
-        match self {
-            Self::Server { timeout, .. } | Self::Cluster { timeout, .. } => *timeout,
-        }
-    }
-
     /// Connects. What comes back is one connection: when it breaks, dial again.
     pub async fn dial(&self, target: &Target) -> Result<(Agent, Tunnel)> {
-        let (channel, tunnel) = within(self.timeout(), self.channel(target)).await?;
+        let (channel, tunnel) = within(self.timeout, self.channel(target)).await?;
         Ok((
             Agent::new(channel).max_decoding_message_size(MAX_MESSAGE),
             tunnel,
@@ -140,28 +161,52 @@ impl Dialer {
     }
 
     async fn channel(&self, target: &Target) -> Result<(Channel, Tunnel)> {
-        match (self, target) {
-            (Self::Server { address, tls, .. }, _) => {
-                Ok((to_address(address, tls.as_ref()).await?, Tunnel(None)))
+        match (&self.way, target) {
+            (Way::Server { address, tls_name }, _) => {
+                let tls = self.tls.as_ref().map(|tls| tls.with(tls_name.as_deref()));
+                let tunnel = Tunnel {
+                    broken: None,
+                    suspicion: self.suspicion(),
+                };
+                let channel = tunnel.guard(to_address(address, tls)).await?;
+                Ok((channel, tunnel))
             }
             (
-                Self::Cluster { client, port, .. },
+                Way::Cluster { client, port },
                 Target::Pod {
-                    namespace, name, ..
+                    namespace,
+                    name,
+                    tls_name,
+                    ..
                 },
-            ) => to_pod(client.clone(), namespace, name, *port).await,
-            (Self::Cluster { .. }, Target::Server) => {
+            ) => {
+                let tls = Tls::with_pod(self.tls.as_ref(), tls_name.as_deref())
+                    .with_context(|| format!("the agent in the pod {namespace}/{name}"))?;
+                let suspicion = tls.as_ref().and_then(|_| self.suspicion());
+                to_pod(client.clone(), namespace, name, *port, tls, suspicion).await
+            }
+            (Way::Cluster { .. }, Target::Server) => {
                 anyhow::bail!("no agent was given by an address")
             }
+        }
+    }
+
+    fn suspicion(&self) -> Option<&'static str> {
+        match &self.tls {
+            None => Some("it may use TLS (--tls-ca)"),
+            Some(tls) if !tls.shows_certificate() => {
+                Some("it may want a certificate (--tls-cert, --tls-key)")
+            }
+            Some(_) => None,
         }
     }
 }
 
 impl fmt::Display for Dialer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Server { address, .. } => address.fmt(f),
-            Self::Cluster { .. } => f.write_str("the cluster"),
+        match &self.way {
+            Way::Server { address, .. } => address.fmt(f),
+            Way::Cluster { .. } => f.write_str("the cluster"),
         }
     }
 }
@@ -179,29 +224,28 @@ pub async fn within<T>(
     }
 }
 
-fn endpoint(uri: String) -> Result<Endpoint> {
-    Ok(Endpoint::from_shared(uri)?
+/// `authority`: a host, and a port where it counts.
+fn endpoint(authority: &str, tls: Option<ClientTlsConfig>) -> Result<Endpoint> {
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{authority}"))?
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true))
+        .keep_alive_while_idle(true);
+    match tls {
+        Some(tls) => endpoint
+            .tls_config(tls)
+            .context("cannot use the certificates"),
+        None => Ok(endpoint),
+    }
 }
 
-async fn to_address(address: &Address, tls: Option<&ClientTlsConfig>) -> Result<Channel> {
+async fn to_address(address: &Address, tls: Option<ClientTlsConfig>) -> Result<Channel> {
     match address {
-        Address::Tcp(address) => {
-            let scheme = if tls.is_some() { "https" } else { "http" };
-            let mut endpoint = endpoint(format!("{scheme}://{address}"))?;
-            if let Some(tls) = tls {
-                endpoint = endpoint
-                    .tls_config(tls.clone())
-                    .context("cannot use the certificates")?;
-            }
-            Ok(endpoint.connect().await?)
-        }
+        Address::Tcp(address) => Ok(endpoint(address, tls)?.connect().await?),
         #[cfg(unix)]
         Address::Unix(path) => {
             let path = path.clone();
-            over(move || {
+            over(tls, move || {
                 let path = path.clone();
                 async move { tokio::net::UnixStream::connect(path).await }
             })
@@ -216,6 +260,8 @@ async fn to_pod(
     namespace: &str,
     name: &str,
     port: u16,
+    tls: Option<ClientTlsConfig>,
+    suspicion: Option<&'static str>,
 ) -> Result<(Channel, Tunnel)> {
     let pods: Api<Pod> = Api::namespaced(client, namespace);
     let mut forward = pods
@@ -229,9 +275,14 @@ async fn to_pod(
     let error = forward
         .take_error(port)
         .context("the tunnel has no errors")?;
-    let tunnel = Tunnel(Some(error.boxed().shared()));
+    let tunnel = Tunnel {
+        broken: Some(error.boxed().shared()),
+        suspicion,
+    };
     let mut stream = Some(stream);
-    let channel = over(move || std::future::ready(stream.take().ok_or_else(used_up)));
+    let channel = over(tls, move || {
+        std::future::ready(stream.take().ok_or_else(used_up))
+    });
     Ok((tunnel.guard(channel).await?, tunnel))
 }
 
@@ -254,7 +305,10 @@ fn explain(error: kube::Error) -> anyhow::Error {
 }
 
 /// HTTP/2 over any stream.
-async fn over<F, S>(mut connect: impl FnMut() -> F + Send + 'static) -> Result<Channel>
+async fn over<F, S>(
+    tls: Option<ClientTlsConfig>,
+    mut connect: impl FnMut() -> F + Send + 'static,
+) -> Result<Channel>
 where
     F: Future<Output = io::Result<S>> + Send + 'static,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -263,25 +317,8 @@ where
         let stream = connect();
         async move { io::Result::Ok(TokioIo::new(stream.await?)) }
     });
-    // The address only becomes the authority in the requests.
-    Ok(endpoint("http://agent".into())?
+    // It only becomes the authority in the requests, and the name in the certificate if nobody has said another.
+    Ok(endpoint("localhost", tls)?
         .connect_with_connector(connector)
         .await?)
-}
-
-fn tls(args: &AgentArgs, server_name: Option<&str>) -> Result<Option<ClientTlsConfig>> {
-    let Some(ca) = &args.tls_ca else {
-        return Ok(None);
-    };
-    let read = |path: &std::path::PathBuf| {
-        std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-    };
-    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
-    if let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) {
-        tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
-    }
-    if let Some(name) = server_name {
-        tls = tls.domain_name(name);
-    }
-    Ok(Some(tls))
 }

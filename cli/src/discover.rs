@@ -20,6 +20,7 @@ use crate::dial::within;
 use crate::exit::{explained, say};
 use crate::plan::{AgentPod, Plan, Wanted, plan};
 use crate::request::Selection;
+use crate::tls;
 
 /// What an agent's pod is known by.
 const AGENT_LABELS: &str = "app.kubernetes.io/name=tcptracer,app.kubernetes.io/component=agent";
@@ -319,7 +320,9 @@ fn key(pod: &Pod) -> String {
 /// A list is held until it is complete; only what is looked at.
 fn slim(mut pod: Pod) -> Pod {
     pod.metadata.managed_fields = None;
-    pod.metadata.annotations = None;
+    if let Some(annotations) = &mut pod.metadata.annotations {
+        annotations.retain(|key, _| key == tls::SERVER_NAME);
+    }
     if let Some(spec) = &mut pod.spec {
         spec.volumes = None;
         spec.tolerations = None;
@@ -341,5 +344,6 @@ fn agent(pod: &Pod, node: String) -> AgentPod {
         node,
         ready: ready && pod.metadata.deletion_timestamp.is_none(),
         created: created.map_or(0, |t| t.0.as_second()),
+        tls_name: pod.annotations().get(tls::SERVER_NAME).cloned(),
     }
 }

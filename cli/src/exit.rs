@@ -3,7 +3,9 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use anyhow::anyhow;
 use thiserror::Error;
+use tonic::Status;
 
 use crate::text;
 
@@ -50,16 +52,29 @@ pub fn code_of(error: &anyhow::Error) -> Code {
 
 /// An agent's answer that is none. What it finds invalid is what the user has asked for.
 pub fn refused(error: anyhow::Error) -> anyhow::Error {
-    match error.downcast_ref::<tonic::Status>() {
-        Some(status) if status.code() == tonic::Code::InvalidArgument => {
-            Usage(text::printable(status.message())).into()
-        }
-        Some(status) if status.message().is_empty() => {
-            anyhow::anyhow!("{}", status.code().description())
-        }
-        Some(status) => anyhow::anyhow!("{}", text::printable(status.message())),
-        None => error,
+    let Some(status) = error.downcast_ref::<Status>() else {
+        return error;
+    };
+    let message = text::printable(status.message());
+    if status.code() == tonic::Code::InvalidArgument {
+        return Usage(message).into();
     }
+    let why = match (message.as_str(), root(status)) {
+        ("", None) => anyhow!("{}", status.code().description()),
+        (_, None) => anyhow!("{message}"),
+        // Nothing was answered: the connection has failed.
+        (_, Some(root)) if message.ends_with(&root) => anyhow!("{message}"),
+        (_, Some(root)) => anyhow!("{message}: {root}"),
+    };
+    let outer = error.chain().take_while(|e| !e.is::<Status>());
+    let outer: Vec<_> = outer.map(ToString::to_string).collect();
+    outer.into_iter().rfold(why, anyhow::Error::context)
+}
+
+/// The first cause of a status that was not answered but comes of what happened here.
+fn root(status: &Status) -> Option<String> {
+    let causes = anyhow::Chain::new(status).skip(1);
+    causes.last().map(|root| text::printable(&root.to_string()))
 }
 
 /// An error and its causes, on one line. An error that ends with what its cause says has said it.

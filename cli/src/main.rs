@@ -23,6 +23,7 @@ mod run;
 mod session;
 mod status;
 mod text;
+mod tls;
 mod watch;
 
 use std::process::ExitCode;

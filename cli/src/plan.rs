@@ -17,6 +17,8 @@ pub struct AgentPod {
     pub ready: bool,
     /// When it was made, in seconds since 1970: of two, the newer one serves the node.
     pub created: i64,
+    /// The name in its certificate, if it speaks TLS.
+    pub tls_name: Option<String>,
 }
 
 /// On which nodes there is something to see.
@@ -103,6 +105,7 @@ fn target(agent: &AgentPod) -> Target {
         namespace: agent.namespace.clone(),
         name: agent.name.clone(),
         ready: agent.ready,
+        tls_name: agent.tls_name.clone(),
     }
 }
 
@@ -117,6 +120,7 @@ mod tests {
             node: node.into(),
             ready,
             created,
+            tls_name: None,
         }
     }
 
@@ -256,6 +260,7 @@ mod tests {
             namespace: "tcptracer".into(),
             name: "a".into(),
             ready: false,
+            tls_name: None,
         };
         assert_eq!(made.ask, [("n1".into(), not_ready)].into());
     }

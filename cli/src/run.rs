@@ -13,7 +13,7 @@ use crate::args::{Args, Command};
 use crate::cluster;
 use crate::complete;
 use crate::connections;
-use crate::dial::{Dialer, Target};
+use crate::dial::{Dialer, Target, Way};
 use crate::discover::{self, Search};
 use crate::exit::Code;
 use crate::plan::Plan;
@@ -22,6 +22,7 @@ use crate::report::{Report, Subject};
 use crate::request::{Filters, Selection, Span};
 use crate::session::Question;
 use crate::status;
+use crate::tls::Tls;
 use crate::watch::{self, Watching};
 
 /// Everything.
@@ -104,10 +105,12 @@ impl Scope {
             ask: [(address.to_string(), Target::Server)].into(),
             ..Plan::default()
         };
-        let name = args.cluster.tls_server_name.as_deref();
-        let timeout = args.cluster.request_timeout.0;
+        let way = Way::Server {
+            address,
+            tls_name: args.cluster.tls_server_name.clone(),
+        };
         Ok(Self {
-            dialer: Dialer::to_server(address, &args.agents, name, timeout)?,
+            dialer: dialer(way, args)?,
             plans: latest::channel(plan).1,
             filters: Filters::new(&args.filters, args.pods(), &namespaces),
             subject: Subject::default(),
@@ -126,13 +129,12 @@ impl Scope {
         };
         let selection = Selection::new(&args.filters, args.pods(), &namespaces);
         let pods = selection.to_string();
-        let timeout = args.cluster.request_timeout.0;
         let search = Search {
             client: reach.client.clone(),
             selection,
             agent_namespace: args.agents.agent_namespace.clone(),
             max_nodes: args.agents.max_nodes.into(),
-            timeout,
+            timeout: args.cluster.request_timeout.0,
         };
         let subject = Subject {
             pods,
@@ -140,20 +142,29 @@ impl Scope {
             max_nodes: search.max_nodes,
             waits: false,
         };
+        let way = Way::Cluster {
+            client: reach.client,
+            port: args.agents.agent_port,
+        };
+        let dialer = dialer(way, args)?;
         let plans = discover::follow(search)
             .await
             .with_context(|| format!("the cluster at {}", reach.url))?;
         Ok(Self {
-            dialer: Dialer::Cluster {
-                client: reach.client,
-                port: args.agents.agent_port,
-                timeout,
-            },
+            dialer,
             plans,
             filters: Filters::new(&args.filters, args.pods(), &namespaces),
             subject,
         })
     }
+}
+
+fn dialer(way: Way, args: &Args) -> Result<Dialer> {
+    Ok(Dialer {
+        way,
+        tls: Tls::read(&args.agents)?,
+        timeout: args.cluster.request_timeout.0,
+    })
 }
 
 /// When the user ends it, or the time is over. Signals count from here on, not only once somebody waits.

@@ -13,7 +13,7 @@ use tonic::{Code, Status, Streaming};
 
 use crate::dial::{Agent, Dialer, Target, within};
 use crate::event::Row;
-use crate::exit::refused;
+use crate::exit::{Usage, refused};
 use crate::merge::SourceId;
 use crate::request::{Filters, Past, Span};
 use crate::text::printable;
@@ -141,8 +141,8 @@ struct Session {
 impl Session {
     async fn follow(&mut self, target: &Target) -> Result<(), Trouble> {
         let dialer = self.question.dialer.clone();
-        let (agent, tunnel) = dialer.dial(target).await.map_err(Trouble::Broken)?;
-        let answer = within(dialer.timeout(), tunnel.guard(self.ask(agent)));
+        let (agent, tunnel) = dialer.dial(target).await.map_err(trouble)?;
+        let answer = within(dialer.timeout, tunnel.guard(self.ask(agent)));
         let stream = answer.await.map_err(trouble)?;
         match self.listen(stream).await {
             Err(Trouble::Broken(e)) => Err(Trouble::Broken(tunnel.explain(e).await)),
@@ -247,9 +247,8 @@ fn trouble(error: Error) -> Trouble {
         Some(Code::Unimplemented) => {
             Trouble::Refused(error.context("what answers is no agent that this program knows"))
         }
-        Some(Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied) => {
-            Trouble::Refused(error)
-        }
+        Some(Code::Unauthenticated | Code::PermissionDenied) => Trouble::Refused(error),
+        _ if error.is::<Usage>() => Trouble::Refused(error),
         _ => Trouble::Broken(error),
     }
 }
@@ -265,6 +264,7 @@ mod tests {
             namespace: "tcptracer".into(),
             name: name.into(),
             ready,
+            tls_name: None,
         }
     }
 

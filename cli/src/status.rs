@@ -85,7 +85,7 @@ pub async fn run(
 async fn info(dialer: Dialer, target: Target) -> Result<Info> {
     let (mut agent, tunnel) = dialer.dial(&target).await?;
     let ask = async { Ok(agent.get_server_info(GetServerInfoRequest {}).await?) };
-    let answer = within(dialer.timeout(), tunnel.guard(ask)).await;
+    let answer = within(dialer.timeout, tunnel.guard(ask)).await;
     Ok(Info::from(answer.map_err(refused)?.into_inner()))
 }
 

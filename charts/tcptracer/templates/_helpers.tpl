@@ -49,11 +49,17 @@ app.kubernetes.io/component: agent
 {{- toYaml (merge (deepCopy .Values.podLabels) .Values.commonLabels $labels) -}}
 {{- end -}}
 
-{{/* Annotations of the agents' pods. */}}
+{{/*
+Annotations of the agents' pods. `kubectl tcptracer` sees by one that they speak TLS, and which name to expect in the
+certificate; that of a Secret of the user's may have another.
+*/}}
 {{- define "tcptracer.podAnnotations" -}}
 {{- $annotations := dict "kubectl.kubernetes.io/default-container" "agent" -}}
 {{- if and .Values.appArmorProfile (not (include "tcptracer.hasAppArmorField" .)) -}}
 {{- $_ := set $annotations "container.apparmor.security.beta.kubernetes.io/agent" (include "tcptracer.appArmorAnnotation" .) -}}
+{{- end -}}
+{{- if .Values.grpc.tls.enabled -}}
+{{- $_ := set $annotations "tcptracer/tls-server-name" (first (fromJsonArray (include "tcptracer.dnsNames" .))) -}}
 {{- end -}}
 {{- toYaml (merge (deepCopy .Values.podAnnotations) $annotations) -}}
 {{- end -}}

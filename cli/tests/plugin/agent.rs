@@ -1,6 +1,7 @@
 //! A fake agent: the gRPC API, with a test that says what each stream carries.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 
 use futures::{Stream, stream};
@@ -57,9 +58,17 @@ impl Agent {
     }
 
     /// The same, on a socket in the file system.
-    pub fn on(path: &std::path::Path, node: &str) -> Self {
+    pub fn on(path: &Path, node: &str) -> Self {
+        Self::started_on(path, node, None)
+    }
+
+    pub fn on_with_tls(path: &Path, node: &str, tls: ServerTlsConfig) -> Self {
+        Self::started_on(path, node, Some(tls))
+    }
+
+    fn started_on(path: &Path, node: &str, tls: Option<ServerTlsConfig>) -> Self {
         let listener = UnixListener::bind(path).expect("a socket");
-        let (router, watches) = service(node, None);
+        let (router, watches) = service(node, tls);
         let server = tokio::spawn(async move {
             let _ = router
                 .serve_with_incoming(UnixListenerStream::new(listener))

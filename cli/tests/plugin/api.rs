@@ -108,6 +108,25 @@ impl Api {
 
     /// Adds the pod of an agent, which answers at `address`.
     pub fn agent(&self, name: &str, node: &str, address: SocketAddr) {
+        let ready = json!({ "conditions": [{ "type": "Ready", "status": "True" }] });
+        self.agent_with(name, node, address, json!({}), ready);
+    }
+
+    /// The same, of an agent that speaks TLS and has a certificate for this name.
+    pub fn agent_with_tls(&self, name: &str, node: &str, address: SocketAddr, tls_name: &str) {
+        let ready = json!({ "conditions": [{ "type": "Ready", "status": "True" }] });
+        let annotations = json!({ "tcptracer/tls-server-name": tls_name, "other": "x" });
+        self.agent_with(name, node, address, annotations, ready);
+    }
+
+    fn agent_with(
+        &self,
+        name: &str,
+        node: &str,
+        address: SocketAddr,
+        annotations: Value,
+        status: Value,
+    ) {
         self.state()
             .agents
             .insert(format!("tcptracer/{name}"), address);
@@ -118,9 +137,10 @@ impl Api {
                 "labels": {
                     "app.kubernetes.io/name": "tcptracer", "app.kubernetes.io/component": "agent",
                 },
+                "annotations": annotations,
             },
             "spec": { "nodeName": node, "containers": [{ "name": "agent" }] },
-            "status": { "conditions": [{ "type": "Ready", "status": "True" }] },
+            "status": status,
         }));
     }
 

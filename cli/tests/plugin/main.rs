@@ -5,3 +5,4 @@ mod api;
 mod cluster;
 mod one_agent;
 mod plugin;
+mod tls;

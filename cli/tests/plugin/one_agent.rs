@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use tcptracer_proto::v1::watch_response::Message;
 use tcptracer_proto::v1::{self, Position, watch_request::History};
 use tonic::Status;
-use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
 use crate::agent::{Agent, NOBODYS, close, connect, connection};
 use crate::plugin::{Ended, Plugin, command, soon};
@@ -529,73 +528,6 @@ async fn what_makes_no_sense_is_refused_before_anybody_is_asked() {
             .await;
         assert_eq!((ended.code, ended.out), (Some(2), vec![]), "{args:?}");
         assert!(!ended.err.is_empty(), "{args:?}");
-    }
-}
-
-/// Certificates for one test.
-struct Authority(rcgen::CertifiedIssuer<'static, rcgen::KeyPair>);
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = rcgen::CertificateParams::default();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let key = rcgen::KeyPair::generate().expect("a key");
-        Self(rcgen::CertifiedIssuer::self_signed(params, key).expect("an authority"))
-    }
-
-    fn issue(&self, name: &str) -> (String, String) {
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let params = rcgen::CertificateParams::new(vec![name.into()]).expect("a name");
-        let certificate = params.signed_by(&key, &self.0).expect("a certificate");
-        (certificate.pem(), key.serialize_pem())
-    }
-}
-
-#[tokio::test]
-async fn tls_on_both_sides() {
-    let authority = Authority::new();
-    let (certificate, key) = authority.issue("agent.test");
-    let tls = ServerTlsConfig::new()
-        .identity(Identity::from_pem(certificate, key))
-        .client_ca_root(Certificate::from_pem(authority.0.pem()));
-    let agent = Agent::with_tls("node-1", tls).await;
-
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = |name: &str, content: &str| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, content).expect("a file");
-        path.display().to_string()
-    };
-    let (certificate, key) = authority.issue("client");
-    let ca = file("ca.pem", &authority.0.pem());
-    let other = file("other.pem", &Authority::new().0.pem());
-    let (certificate, key) = (file("client.pem", &certificate), file("client.key", &key));
-    let shown = ["--tls-cert", &certificate, "--tls-key", &key];
-    let name = ["--tls-server-name", "agent.test"];
-    let ask = |args: Vec<&[&str]>| {
-        let plugin = Plugin::of(
-            &agent,
-            &[&["status", "-o", "name"], &args.concat()[..]].concat(),
-        );
-        plugin.ended()
-    };
-    assert_eq!(
-        ask(vec![&["--tls-ca", &ca], &shown, &name]).await.well(),
-        ["node/node-1"]
-    );
-    for refused in [
-        vec![&["--tls-ca", &ca][..], &name],
-        vec![&["--tls-ca", &other], &shown, &name],
-        vec![&["--tls-ca", &ca], &shown, &["--tls-server-name", "x.test"]],
-        vec![&["--tls-ca", "/nonexistent"], &shown, &name],
-        vec![],
-    ] {
-        let ended = ask(refused.clone()).await;
-        assert_eq!(
-            (ended.code, &ended.out[..]),
-            (Some(1), &[][..]),
-            "{refused:?} {ended:?}"
-        );
     }
 }
 
