@@ -5,15 +5,15 @@ use std::env;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, anyhow};
-use kube::config::{AuthInfo, Cluster, Context, InClusterError, KubeConfigOptions};
-use kube::config::{Kubeconfig, KubeconfigError, NamedAuthInfo, NamedCluster, NamedContext};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use kube::config::{AuthInfo, Cluster, Context, ExecAuthCluster, InClusterError};
+use kube::config::{Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 
 use crate::args::ClusterArgs;
-
-/// The name under which an overridden context, its cluster and its user are put beside those of the kubeconfig.
-const OVERRIDDEN: &str = "kubectl-tcptracer";
+use crate::proxy;
 
 /// A way to the API server.
 #[derive(Clone)]
@@ -22,40 +22,86 @@ pub struct Reach {
     pub client: Client,
     /// The context's.
     pub namespace: String,
-    /// The API server's address.
-    pub url: String,
+    /// The API server's address, and the proxy's if there is one; for people.
+    pub address: String,
 }
 
 /// Reads what there is to read; nothing is sent yet.
-pub async fn reach(args: &ClusterArgs) -> Result<Reach> {
-    let mut config = config(args).await?;
-    anyhow::ensure!(
+pub fn reach(args: &ClusterArgs) -> Result<Reach> {
+    let kubeconfig = kubeconfig(args)?;
+    let (mut config, proxy) = match kubeconfig {
+        Some(kubeconfig) => of_kubeconfig(kubeconfig, args)?,
+        // A server that is named is none to show the service account's token.
+        None if args.api_server.is_some() => of_kubeconfig(Kubeconfig::default(), args)?,
+        None => (in_cluster(args)?, None),
+    };
+    ensure!(
         matches!(config.cluster_url.scheme_str(), Some("http" | "https")),
         "the address of the API server is no URL, such as https://HOST:PORT: {}",
         config.cluster_url
     );
     config.connect_timeout = args.request_timeout.0;
+    config.proxy_url = proxy::to(&config.cluster_url, proxy.as_deref(), |name| {
+        env::var(name).ok()
+    })
+    .context("cannot use the proxy")?;
     Ok(Reach {
         namespace: config.default_namespace.clone(),
-        url: config.cluster_url.to_string(),
+        address: address(&config),
         client: Client::try_from(config).context("cannot use the kubeconfig")?,
     })
 }
 
-async fn config(args: &ClusterArgs) -> Result<Config> {
-    let kubeconfig = match kubeconfig(args)? {
-        Some(kubeconfig) => kubeconfig,
-        // A server that is named is none to show the service account's token.
-        None if args.api_server.is_some() => Kubeconfig::default(),
-        None => return in_cluster(args),
-    };
-    let options = KubeConfigOptions {
-        context: Some(OVERRIDDEN.into()),
-        ..KubeConfigOptions::default()
-    };
-    Config::from_custom_kubeconfig(overridden(kubeconfig, args)?, &options)
-        .await
-        .context("cannot use the kubeconfig")
+fn address(config: &Config) -> String {
+    match &config.proxy_url {
+        None => config.cluster_url.to_string(),
+        // A password may stand before the host.
+        Some(proxy) => {
+            let authority = proxy.authority().map_or("", |a| a.as_str());
+            let host = authority.rsplit('@').next().unwrap_or_default();
+            let scheme = proxy.scheme_str().unwrap_or_default();
+            format!("{} through the proxy {scheme}://{host}", config.cluster_url)
+        }
+    }
+}
+
+/// And the kubeconfig's proxy.
+fn of_kubeconfig(kubeconfig: Kubeconfig, args: &ClusterArgs) -> Result<(Config, Option<String>)> {
+    let (context, cluster, mut user) = chosen(&kubeconfig, args)?;
+    let server = cluster.server.clone().unwrap_or_default();
+    let url = server.parse().with_context(|| {
+        format!("the address of the API server is no URL, such as https://HOST:PORT: {server}")
+    })?;
+    let mut config = Config::new(url);
+    if let Some(namespace) = context.namespace.filter(|n| !n.is_empty()) {
+        config.default_namespace = namespace;
+    }
+    let told = ExecAuthCluster::try_from(&cluster).context("cannot use the kubeconfig")?;
+    config.root_cert = told
+        .certificate_authority_data
+        .as_deref()
+        .map(certificates)
+        .transpose()?;
+    if let Some(exec) = &mut user.exec
+        && exec.provide_cluster_info
+    {
+        exec.cluster = Some(told);
+    }
+    config.auth_info = user;
+    config.accept_invalid_certs = cluster.insecure_skip_tls_verify.unwrap_or(false);
+    config.disable_compression = cluster.disable_compression.unwrap_or(false);
+    config.tls_server_name = cluster.tls_server_name;
+    Ok((config, cluster.proxy_url.filter(|proxy| !proxy.is_empty())))
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let found = found.context("cannot read the certificate authority of the cluster")?;
+    ensure!(
+        !found.is_empty(),
+        "the certificate authority of the cluster has no certificate (PEM)"
+    );
+    Ok(found.into_iter().map(|der| der.to_vec()).collect())
 }
 
 /// The kubeconfig, if there is one. Like kubectl: one that is named has to be there, those of `$KUBECONFIG` and of the
@@ -124,9 +170,9 @@ fn override_in_cluster(config: &mut Config, args: &ClusterArgs) {
     override_user(&mut config.auth_info, args);
 }
 
-/// The kubeconfig with one more context: the chosen one, with what the flags say.
-fn overridden(mut kubeconfig: Kubeconfig, args: &ClusterArgs) -> Result<Kubeconfig> {
-    let context = chosen_context(&kubeconfig, args)?;
+/// The chosen context, its cluster and its user, with what the flags say.
+fn chosen(kubeconfig: &Kubeconfig, args: &ClusterArgs) -> Result<(Context, Cluster, AuthInfo)> {
+    let context = chosen_context(kubeconfig, args)?;
     let named = |name: &str| {
         let found = kubeconfig.clusters.iter().find(|c| c.name == name);
         found.and_then(|c| c.cluster.clone())
@@ -151,27 +197,7 @@ fn overridden(mut kubeconfig: Kubeconfig, args: &ClusterArgs) -> Result<Kubeconf
     };
     override_cluster(&mut cluster, args);
     override_user(&mut user, args);
-
-    kubeconfig.clusters.push(NamedCluster {
-        name: OVERRIDDEN.into(),
-        cluster: Some(cluster),
-        ..NamedCluster::default()
-    });
-    kubeconfig.auth_infos.push(NamedAuthInfo {
-        name: OVERRIDDEN.into(),
-        auth_info: Some(user),
-        ..NamedAuthInfo::default()
-    });
-    kubeconfig.contexts.push(NamedContext {
-        name: OVERRIDDEN.into(),
-        context: Some(Context {
-            cluster: OVERRIDDEN.into(),
-            user: Some(OVERRIDDEN.into()),
-            ..context
-        }),
-        ..NamedContext::default()
-    });
-    Ok(kubeconfig)
+    Ok((context, cluster, user))
 }
 
 fn chosen_context(kubeconfig: &Kubeconfig, args: &ClusterArgs) -> Result<Context> {
@@ -182,7 +208,7 @@ fn chosen_context(kubeconfig: &Kubeconfig, args: &ClusterArgs) -> Result<Context
     let Some(name) = args.context.as_ref().or(current) else {
         // The flags alone may say enough.
         let enough = args.api_server.is_some() || args.cluster.is_some();
-        anyhow::ensure!(
+        ensure!(
             enough,
             "the kubeconfig has no current context: set --context"
         );
@@ -303,15 +329,7 @@ contexts:
 
     fn with(line: &str) -> Result<(Context, Cluster, AuthInfo)> {
         let kubeconfig = Kubeconfig::from_yaml(KUBECONFIG).expect("a kubeconfig");
-        let mut made = overridden(kubeconfig, &args(line))?;
-        let context = made.contexts.pop().and_then(|c| c.context);
-        let cluster = made.clusters.pop().and_then(|c| c.cluster);
-        let user = made.auth_infos.pop().and_then(|u| u.auth_info);
-        Ok((
-            context.expect("a context"),
-            cluster.expect("a cluster"),
-            user.expect("a user"),
-        ))
+        chosen(&kubeconfig, &args(line))
     }
 
     fn server(line: &str) -> Option<String> {
@@ -439,9 +457,9 @@ contexts:
 
     #[test]
     fn flags_alone_are_enough() {
-        let made = overridden(Kubeconfig::default(), &args("-s https://x --token t"));
+        let made = chosen(&Kubeconfig::default(), &args("-s https://x --token t"));
         assert!(made.is_ok());
-        let none = overridden(Kubeconfig::default(), &args("")).expect_err("nothing");
+        let none = chosen(&Kubeconfig::default(), &args("")).expect_err("nothing");
         assert!(none.to_string().contains("set --context"));
     }
 }

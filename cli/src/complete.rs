@@ -217,15 +217,10 @@ async fn live(what: Live, before: &[String]) -> Result<Vec<String>> {
             .into_iter()
             .map(|u| u.name)
             .collect()),
-        Live::Namespaces => {
-            names(Api::<Namespace>::all(
-                cluster::reach(&cluster).await?.client,
-            ))
-            .await
-        }
-        Live::Nodes => names(Api::<Node>::all(cluster::reach(&cluster).await?.client)).await,
+        Live::Namespaces => names(Api::<Namespace>::all(cluster::reach(&cluster)?.client)).await,
+        Live::Nodes => names(Api::<Node>::all(cluster::reach(&cluster)?.client)).await,
         Live::Pods => {
-            let reach = cluster::reach(&cluster).await?;
+            let reach = cluster::reach(&cluster)?;
             names(pods(reach.client, &reach.namespace, &given)).await
         }
     }

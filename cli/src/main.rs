@@ -16,6 +16,7 @@ mod event;
 mod exit;
 mod merge;
 mod plan;
+mod proxy;
 mod render;
 mod report;
 mod request;

@@ -118,7 +118,7 @@ impl Scope {
     }
 
     async fn of_cluster(args: &Args) -> Result<Self> {
-        let reach = cluster::reach(&args.cluster).await?;
+        let reach = cluster::reach(&args.cluster)?;
         // Agents are those of nodes, whatever the namespace; a status is of all unless pods are selected.
         let status = matches!(args.command, Some(Command::Status));
         let namespaces = match &args.filters {
@@ -149,7 +149,7 @@ impl Scope {
         let dialer = dialer(way, args)?;
         let plans = discover::follow(search)
             .await
-            .with_context(|| format!("the cluster at {}", reach.url))?;
+            .with_context(|| format!("the cluster at {}", reach.address))?;
         Ok(Self {
             dialer,
             plans,

@@ -1,9 +1,11 @@
 //! TLS with agents: whom to trust, and what to show them.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use crate::args::AgentArgs;
@@ -65,11 +67,10 @@ impl Tls {
     }
 }
 
-fn certificate(path: &Path) -> Result<Certificate> {
-    let pem = read(&path.into())?;
-    let begins = b"-----BEGIN CERTIFICATE-----";
+fn certificate(path: &PathBuf) -> Result<Certificate> {
+    let pem = read(path)?;
     ensure!(
-        pem.windows(begins.len()).any(|part| part == begins),
+        CertificateDer::pem_slice_iter(&pem).any(|found| found.is_ok()),
         "{} has no certificate (PEM)",
         path.display()
     );

@@ -24,6 +24,7 @@ use crate::plugin::Plugin;
 /// A cluster.
 pub struct Api {
     shared: Arc<Shared>,
+    address: SocketAddr,
     folder: TempDir,
     server: tokio::task::JoinHandle<()>,
 }
@@ -72,14 +73,28 @@ impl Api {
         let kubeconfig = format!(
             "{{apiVersion: v1, kind: Config, current-context: c, \
              clusters: [{{name: c, cluster: {{server: 'http://{address}'}}}}], \
-             contexts: [{{name: c, context: {{cluster: c, namespace: shop}}}}], users: []}}"
+             contexts: [{{name: c, context: {{cluster: c, user: u, namespace: shop}}}}], users: []}}"
         );
         std::fs::write(folder.path().join("config"), kubeconfig).expect("a kubeconfig");
         Self {
             shared,
+            address,
             folder,
             server,
         }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The kubeconfig, with this put in the place of that.
+    pub fn kubeconfig_with(&self, old: &str, new: &str) -> String {
+        let text = std::fs::read_to_string(self.kubeconfig()).expect("a kubeconfig");
+        assert!(text.contains(old), "{text}");
+        let path = self.folder.path().join("changed");
+        std::fs::write(&path, text.replace(old, new)).expect("a file");
+        path.display().to_string()
     }
 
     pub fn kubeconfig(&self) -> String {

@@ -2,7 +2,9 @@
 
 mod agent;
 mod api;
+mod authority;
 mod cluster;
 mod one_agent;
 mod plugin;
+mod proxy;
 mod tls;

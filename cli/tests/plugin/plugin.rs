@@ -50,7 +50,7 @@ pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-tcptracer"));
     command
         .args(args)
-        .env_remove("KUBECONFIG")
+        .env_clear()
         .env("HOME", "/nonexistent")
         .kill_on_drop(true)
         .stdin(Stdio::null())

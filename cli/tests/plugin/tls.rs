@@ -1,71 +1,11 @@
 //! TLS with agents: by an address, and through the API server.
 
 use serde_json::json;
-use tempfile::TempDir;
-use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
 use crate::agent::{Agent, connect};
 use crate::api::Api;
+use crate::authority::Authority;
 use crate::plugin::{Ended, Plugin, command};
-
-/// Certificates for one test.
-struct Authority {
-    issuer: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
-    folder: TempDir,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = rcgen::CertificateParams::default();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let key = rcgen::KeyPair::generate().expect("a key");
-        Self {
-            issuer: rcgen::CertifiedIssuer::self_signed(params, key).expect("an authority"),
-            folder: tempfile::tempdir().expect("a folder"),
-        }
-    }
-
-    fn issue(&self, name: &str) -> (String, String) {
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let params = rcgen::CertificateParams::new(vec![name.into()]).expect("a name");
-        let certificate = params.signed_by(&key, &self.issuer);
-        (
-            certificate.expect("a certificate").pem(),
-            key.serialize_pem(),
-        )
-    }
-
-    /// What an agent needs that has this name.
-    fn server(&self, name: &str) -> ServerTlsConfig {
-        let (certificate, key) = self.issue(name);
-        ServerTlsConfig::new().identity(Identity::from_pem(certificate, key))
-    }
-
-    /// The same, of one that wants to see a certificate.
-    fn strict_server(&self, name: &str) -> ServerTlsConfig {
-        self.server(name)
-            .client_ca_root(Certificate::from_pem(self.issuer.pem()))
-    }
-
-    fn file(&self, name: &str, content: &str) -> String {
-        let path = self.folder.path().join(name);
-        std::fs::write(&path, content).expect("a file");
-        path.display().to_string()
-    }
-
-    fn ca(&self) -> String {
-        self.file("ca.pem", &self.issuer.pem())
-    }
-
-    /// The files of a client's certificate and its key.
-    fn client(&self) -> (String, String) {
-        let (certificate, key) = self.issue("client");
-        (
-            self.file("client.pem", &certificate),
-            self.file("client.key", &key),
-        )
-    }
-}
 
 #[tokio::test]
 async fn with_one_agent_on_both_sides() {
