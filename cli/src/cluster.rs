@@ -1,9 +1,9 @@
 //! The cluster: which kubeconfig, which context, or the pod's own service account, with kubectl's overrides applied.
 
 use std::collections::HashMap;
-use std::env;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use kube::config::{AuthInfo, Cluster, Context, ExecAuthCluster, InClusterError};
@@ -11,6 +11,7 @@ use kube::config::{Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use secrecy::ExposeSecret;
 
 use crate::args::ClusterArgs;
 use crate::proxy;
@@ -45,6 +46,7 @@ pub fn reach(args: &ClusterArgs) -> Result<Reach> {
         env::var(name).ok()
     })
     .context("cannot use the proxy")?;
+    use_token(&mut config.auth_info)?;
     Ok(Reach {
         namespace: config.default_namespace.clone(),
         address: address(&config),
@@ -102,6 +104,35 @@ fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>> {
         "the certificate authority of the cluster has no certificate (PEM)"
     );
     Ok(found.into_iter().map(|der| der.to_vec()).collect())
+}
+
+/// Makes a header of the token possible. One that was written by hand ends with a line break, and kube sends it as it is;
+/// a file with such a token is not read again.
+fn use_token(user: &mut AuthInfo) -> Result<()> {
+    let inline = user
+        .token
+        .take()
+        .map(|t| t.expose_secret().trim().to_string());
+    let inline = inline.filter(|token| !token.is_empty());
+    let (token, of) = match (&inline, &user.token_file) {
+        (Some(token), _) => (token.clone(), "the user".to_string()),
+        (None, Some(file)) => {
+            let token = fs::read_to_string(file);
+            let token = token.with_context(|| format!("cannot read the token in {file}"))?;
+            (token, file.clone())
+        }
+        (None, None) => return Ok(()),
+    };
+    let trimmed = token.trim();
+    ensure!(!trimmed.is_empty(), "the token in {of} is empty");
+    ensure!(
+        !trimmed.contains(char::is_control),
+        "the token of {of} has control characters, a line break perhaps"
+    );
+    if inline.is_some() || trimmed != token {
+        user.token = Some(trimmed.into());
+    }
+    Ok(())
 }
 
 /// The kubeconfig, if there is one. Like kubectl: one that is named has to be there, those of `$KUBECONFIG` and of the
@@ -406,6 +437,50 @@ contexts:
                 .into()
             )
         );
+    }
+
+    #[test]
+    fn tokens_lose_what_is_around_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |content: &str| {
+            let path = folder.path().join("token");
+            fs::write(&path, content).expect("a file");
+            Some(text(&path))
+        };
+        let used = |token: Option<&str>, token_file: Option<String>| {
+            let mut user = AuthInfo {
+                token: token.map(Into::into),
+                token_file,
+                ..AuthInfo::default()
+            };
+            use_token(&mut user).map_err(|e| format!("{e:#}"))?;
+            Ok(user.token.map(|t| t.expose_secret().to_string()))
+        };
+        assert_eq!(used(None, None), Ok(None));
+        assert_eq!(used(Some(""), None), Ok(None));
+        assert_eq!(used(Some(" a\r\n"), None), Ok(Some("a".into())));
+        assert_eq!(used(None, file("b\n")), Ok(Some("b".into())));
+        assert_eq!(used(Some("\n"), file("b\n")), Ok(Some("b".into())));
+        assert_eq!(used(Some("a"), file("b\n")), Ok(Some("a".into())));
+        // One that can be sent as it is, is read again when it may have changed.
+        assert_eq!(used(None, file("b")), Ok(None));
+
+        let wrong = "has control characters, a line break perhaps";
+        assert_eq!(
+            used(Some("a\nb"), None),
+            Err(format!("the token of the user {wrong}"))
+        );
+        let path = file("a\nb\n").expect("a file");
+        assert_eq!(
+            used(None, Some(path.clone())),
+            Err(format!("the token of {path} {wrong}"))
+        );
+        assert_eq!(
+            used(None, file("\n")),
+            Err(format!("the token in {path} is empty"))
+        );
+        let gone = used(None, Some("/nonexistent".into())).expect_err("no file");
+        assert!(gone.starts_with("cannot read the token in /nonexistent: "));
     }
 
     #[test]

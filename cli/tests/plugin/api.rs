@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::StatusCode;
+use axum::http::header::AUTHORIZATION;
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use futures::{SinkExt, StreamExt, stream};
@@ -45,6 +47,8 @@ struct Objects {
     forwarded: Vec<String>,
     /// Only these namespaces may be listed.
     only: Option<Vec<String>>,
+    /// How each request was authorized.
+    authorized: Vec<Option<String>>,
 }
 
 type Params = BTreeMap<String, String>;
@@ -63,6 +67,7 @@ impl Api {
                 "/api/v1/namespaces/{namespace}/pods/{name}/portforward",
                 get(forward),
             )
+            .layer(from_fn_with_state(shared.clone(), note))
             .with_state(shared.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -86,6 +91,11 @@ impl Api {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How each request was authorized.
+    pub fn authorized(&self) -> Vec<Option<String>> {
+        self.state().authorized.clone()
     }
 
     /// The kubeconfig, with this put in the place of that.
@@ -207,6 +217,16 @@ fn has_labels(pod: &Value, selector: &str) -> bool {
         let (label, value) = pair.split_once('=').expect("a pair");
         pod["metadata"]["labels"][label] == value
     })
+}
+
+async fn note(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let header = request.headers().get(AUTHORIZATION);
+    let header = header.map(|value| value.to_str().expect("text").to_string());
+    {
+        let mut state = shared.state.lock().expect("nobody has panicked");
+        state.authorized.push(header);
+    }
+    next.run(request).await
 }
 
 async fn all_pods(State(shared): State<Arc<Shared>>, Query(params): Query<Params>) -> Response {

@@ -567,6 +567,40 @@ async fn the_kubeconfigs_that_there_are() {
 }
 
 #[tokio::test]
+async fn tokens_that_were_written_by_hand() {
+    let (api, _one, _two) = two_nodes().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("token");
+    std::fs::write(&file, "from-a-file\r\n").expect("a file");
+    let with = |user: &str| {
+        let users = format!("users: [{{name: u, user: {{{user}}}}}]");
+        let kubeconfig = api.kubeconfig_with("users: []", &users);
+        Plugin::start(&["--kubeconfig", &kubeconfig, "status", "-o", "name"]).ended()
+    };
+    for (user, header) in [
+        (r#"token: "inline\n""#.to_string(), "Bearer inline"),
+        (
+            format!("tokenFile: '{}'", file.display()),
+            "Bearer from-a-file",
+        ),
+    ] {
+        let before = api.authorized().len();
+        assert_eq!(with(&user).await.well(), ["node/n1", "node/n2"]);
+        let authorized = &api.authorized()[before..];
+        assert!(!authorized.is_empty());
+        assert!(authorized.iter().all(|h| h.as_deref() == Some(header)));
+    }
+    assert_eq!(
+        with(r#"token: "in\nline""#).await,
+        Ended {
+            code: Some(1),
+            out: vec![],
+            err: vec!["the token of the user has control characters, a line break perhaps".into()],
+        }
+    );
+}
+
+#[tokio::test]
 async fn completion_knows_the_cluster() {
     let (api, _one, _two) = two_nodes().await;
     let folder = tempfile::tempdir().expect("a folder");
