@@ -25,7 +25,7 @@ Exit codes:
   0  everything that was asked for was shown
   1  it could not be done, or no agent was heard
   2  the command line is invalid, or a filter to all agents
-  3  it ended, but events were lost, or a node was not heard: no agent, not reachable, or beyond --max-nodes
+  3  it ended, but events were lost, or a node was not heard: no agent that runs, not reachable, or beyond --max-nodes
 
 Examples:
   kubectl tcptracer                                   the pods of this namespace, live

@@ -16,9 +16,10 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::agent_pod::AgentPod;
 use crate::dial::within;
 use crate::exit::{explained, say};
-use crate::plan::{AgentPod, Plan, Wanted, plan};
+use crate::plan::{Plan, Wanted, plan};
 use crate::request::Selection;
 use crate::tls;
 
@@ -269,7 +270,7 @@ impl View {
         let key = (source, key(pod));
         match source {
             Source::Agents(_) => {
-                self.agents.insert(key, agent(pod, node));
+                self.agents.insert(key, AgentPod::of(pod, node));
             }
             Source::Pods(_) if self.selection.selects(pod) => {
                 self.left.remove(&node);
@@ -328,22 +329,4 @@ fn slim(mut pod: Pod) -> Pod {
         spec.tolerations = None;
     }
     pod
-}
-
-fn agent(pod: &Pod, node: String) -> AgentPod {
-    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
-    let ready = conditions.is_some_and(|conditions| {
-        conditions
-            .iter()
-            .any(|c| c.type_ == "Ready" && c.status == "True")
-    });
-    let created = pod.metadata.creation_timestamp.as_ref();
-    AgentPod {
-        namespace: pod.namespace().unwrap_or_default(),
-        name: pod.name_any(),
-        node,
-        ready: ready && pod.metadata.deletion_timestamp.is_none(),
-        created: created.map_or(0, |t| t.0.as_second()),
-        tls_name: pod.annotations().get(tls::SERVER_NAME).cloned(),
-    }
 }

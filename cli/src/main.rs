@@ -5,6 +5,7 @@
 //! and `status` ask once ([`ask`]). What was lost or not heard is told on stderr ([`report`]) and by the exit code
 //! ([`exit`]).
 
+mod agent_pod;
 mod args;
 mod ask;
 mod cluster;

@@ -2,24 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::agent_pod::{AgentPod, State};
 use crate::dial::Target;
-
-/// A pod that runs an agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AgentPod {
-    /// The pod's namespace.
-    pub namespace: String,
-    /// The pod's name.
-    pub name: String,
-    /// The node it serves.
-    pub node: String,
-    /// It is ready and not about to end.
-    pub ready: bool,
-    /// When it was made, in seconds since 1970: of two, the newer one serves the node.
-    pub created: i64,
-    /// The name in its certificate, if it speaks TLS.
-    pub tls_name: Option<String>,
-}
 
 /// On which nodes there is something to see.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,11 +19,11 @@ pub enum Wanted {
 pub struct Plan {
     /// Node → its agent.
     pub ask: BTreeMap<String, Target>,
-    /// Nodes with something to see and without an agent that is ready.
-    pub without_agent: BTreeSet<String>,
+    /// Nodes with something to see and nobody to ask → why the agent does not run, if there is one.
+    pub without_agent: BTreeMap<String, Option<String>>,
     /// Nodes that are not asked because there are too many.
     pub beyond: usize,
-    /// There is no agent, ready or not.
+    /// There is no agent, running or not.
     pub no_agents: bool,
     /// No pod is selected, on the nodes that may be asked.
     pub nothing_selected: bool,
@@ -54,8 +38,8 @@ pub fn plan(
     max: usize,
     asked: &BTreeSet<String>,
 ) -> Plan {
+    let rank = |agent: &AgentPod| (agent.state.rank(), agent.created);
     let mut serving: BTreeMap<&str, &AgentPod> = BTreeMap::new();
-    let rank = |agent: &AgentPod| (agent.ready, agent.created);
     for agent in agents {
         let best = serving.entry(&agent.node).or_insert(agent);
         if rank(agent) > rank(best) {
@@ -83,18 +67,26 @@ pub fn plan(
     };
     nodes.sort_by_key(|node| (!asked.contains(*node), *node));
     for node in nodes {
-        match serving.get(node) {
+        let agent = match serving.get(node) {
             // One that is asked may only be between two states.
-            Some(agent) if agent.ready || asked.contains(node) => {
-                if plan.ask.len() < max {
-                    plan.ask.insert(node.into(), target(agent));
-                } else {
-                    plan.beyond += 1;
-                }
+            Some(agent) if asked.contains(node) => agent,
+            Some(AgentPod {
+                state: State::Down(why),
+                ..
+            }) => {
+                plan.without_agent.insert(node.into(), Some(why.clone()));
+                continue;
             }
-            _ => {
-                plan.without_agent.insert(node.into());
+            Some(agent) => agent,
+            None => {
+                plan.without_agent.insert(node.into(), None);
+                continue;
             }
+        };
+        if plan.ask.len() < max {
+            plan.ask.insert(node.into(), target(agent));
+        } else {
+            plan.beyond += 1;
         }
     }
     plan
@@ -104,21 +96,22 @@ fn target(agent: &AgentPod) -> Target {
     Target::Pod {
         namespace: agent.namespace.clone(),
         name: agent.name.clone(),
-        ready: agent.ready,
+        ready: agent.state == State::Ready,
         tls_name: agent.tls_name.clone(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::State::{Down, Ready, Running};
     use super::*;
 
-    fn agent(name: &str, node: &str, ready: bool, created: i64) -> AgentPod {
+    fn agent(name: &str, node: &str, state: State, created: i64) -> AgentPod {
         AgentPod {
             namespace: "tcptracer".into(),
             name: name.into(),
             node: node.into(),
-            ready,
+            state,
             created,
             tls_name: None,
         }
@@ -147,9 +140,9 @@ mod tests {
     #[test]
     fn only_nodes_with_selected_pods_are_asked() {
         let agents = [
-            agent("a", "n1", true, 1),
-            agent("b", "n2", true, 1),
-            agent("c", "n3", true, 1),
+            agent("a", "n1", Ready, 1),
+            agent("b", "n2", Ready, 1),
+            agent("c", "n3", Ready, 1),
         ];
         let none = BTreeSet::new();
         let every = plan(&agents, &Wanted::EveryNode, &none, 50, &none);
@@ -158,7 +151,7 @@ mod tests {
         let some = Wanted::Nodes(set(&["n3", "n9"]));
         let some = plan(&agents, &some, &none, 50, &none);
         assert_eq!(asked(&some), [("n3", "c")]);
-        assert_eq!(some.without_agent, set(&["n9"]));
+        assert_eq!(some.without_agent, [("n9".into(), None)].into());
         assert!(!some.nothing_selected);
 
         let nothing = plan(&agents, &Wanted::Nodes(none.clone()), &none, 50, &none);
@@ -173,11 +166,11 @@ mod tests {
 
     #[test]
     fn nodes_that_are_named_limit_the_others() {
-        let agents = [agent("a", "n1", true, 1), agent("b", "n2", true, 1)];
+        let agents = [agent("a", "n1", Ready, 1), agent("b", "n2", Ready, 1)];
         let none = BTreeSet::new();
         let made = plan(&agents, &Wanted::EveryNode, &set(&["n2", "n7"]), 50, &none);
         assert_eq!(asked(&made), [("n2", "b")]);
-        assert_eq!(made.without_agent, set(&["n7"]));
+        assert_eq!(made.without_agent, [("n7".into(), None)].into());
         let wanted = Wanted::Nodes(set(&["n1"]));
         let made = plan(&agents, &wanted, &set(&["n2"]), 50, &none);
         assert_eq!(
@@ -205,7 +198,7 @@ mod tests {
         assert_eq!(
             made,
             Plan {
-                without_agent: set(&["n1"]),
+                without_agent: [("n1".into(), None)].into(),
                 no_agents: true,
                 ..Plan::default()
             }
@@ -216,7 +209,7 @@ mod tests {
     fn who_is_asked_stays_when_there_are_too_many() {
         let agents: Vec<_> = ["n1", "n2", "n3", "n4"]
             .iter()
-            .map(|n| agent(n, n, true, 1))
+            .map(|n| agent(n, n, Ready, 1))
             .collect();
         let none = BTreeSet::new();
         let first = plan(&agents, &Wanted::EveryNode, &none, 2, &none);
@@ -227,41 +220,60 @@ mod tests {
     }
 
     #[test]
-    fn of_two_agents_the_one_that_is_ready_or_newer_serves() {
+    fn of_two_agents_the_one_that_is_further_or_newer_serves() {
         let none = BTreeSet::new();
-        for (agents, expected) in [
-            (
-                [agent("old", "n", true, 1), agent("new", "n", false, 2)],
-                "old",
-            ),
-            (
-                [agent("old", "n", true, 1), agent("new", "n", true, 2)],
-                "new",
-            ),
-            (
-                [agent("new", "n", true, 2), agent("old", "n", false, 1)],
-                "new",
-            ),
+        let down = || Down("Pending".into());
+        for (old, new, expected) in [
+            (Ready, Running, "old"),
+            (Ready, down(), "old"),
+            (Running, down(), "old"),
+            (Running, Ready, "new"),
+            (Ready, Ready, "new"),
+            (Running, Running, "new"),
         ] {
+            let mut agents = [agent("old", "n", old, 1), agent("new", "n", new, 2)];
+            for _ in 0..2 {
+                let made = plan(&agents, &Wanted::EveryNode, &none, 50, &none);
+                assert_eq!(asked(&made), [("n", expected)], "{agents:?}");
+                agents.reverse();
+            }
+        }
+        let agents = [
+            agent("old", "n", Down("Evicted".into()), 1),
+            agent("new", "n", Down("ContainerCreating".into()), 2),
+        ];
+        let made = plan(&agents, &Wanted::EveryNode, &none, 50, &none);
+        let why = Some("ContainerCreating".into());
+        assert_eq!(made.without_agent, [("n".into(), why)].into());
+    }
+
+    #[test]
+    fn an_agent_that_runs_is_asked_ready_or_not() {
+        let none = BTreeSet::new();
+        let target = |ready| Target::Pod {
+            namespace: "tcptracer".into(),
+            name: "a".into(),
+            ready,
+            tls_name: None,
+        };
+        for (state, ready) in [(Running, false), (Ready, true)] {
+            let agents = [agent("a", "n1", state, 1)];
             let made = plan(&agents, &Wanted::EveryNode, &none, 50, &none);
-            assert_eq!(asked(&made), [("n", expected)]);
+            assert_eq!(made.ask, [("n1".into(), target(ready))].into());
+            assert!(made.without_agent.is_empty());
         }
     }
 
     #[test]
-    fn an_agent_that_is_not_ready_is_waited_for_unless_it_is_asked() {
-        let agents = [agent("a", "n1", false, 1)];
+    fn an_agent_that_is_down_is_waited_for_unless_it_is_asked() {
+        let agents = [agent("a", "n1", Down("CrashLoopBackOff".into()), 1)];
         let none = BTreeSet::new();
         let made = plan(&agents, &Wanted::EveryNode, &none, 50, &none);
-        assert_eq!(made.without_agent, set(&["n1"]));
-        assert!(made.ask.is_empty());
+        let why = Some("CrashLoopBackOff".into());
+        assert_eq!(made.without_agent, [("n1".into(), why)].into());
+        assert!(made.ask.is_empty() && !made.no_agents);
         let made = plan(&agents, &Wanted::EveryNode, &none, 50, &set(&["n1"]));
-        let not_ready = Target::Pod {
-            namespace: "tcptracer".into(),
-            name: "a".into(),
-            ready: false,
-            tls_name: None,
-        };
-        assert_eq!(made.ask, [("n1".into(), not_ready)].into());
+        assert_eq!(asked(&made), [("n1", "a")]);
+        assert!(made.without_agent.is_empty());
     }
 }

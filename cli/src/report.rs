@@ -75,15 +75,14 @@ impl Report {
         if plan.nothing_selected && !self.nothing_selected {
             say(&format!("no pod is selected ({pods}); {outlook}"));
         }
-        // That there is none at all says it of every node.
-        let without_agent = match plan.no_agents {
-            true => BTreeSet::new(),
-            false => plan.without_agent.clone(),
-        };
-        for node in without_agent.difference(&self.without_agent) {
-            say(&format!(
-                "{node} has no agent that is ready: its events are not shown"
-            ));
+        // That there is none at all says it of every node. The reasons of one that does not come up alternate.
+        let told = |node: &&String| plan.no_agents || self.without_agent.contains(*node);
+        for (node, why) in plan.without_agent.iter().filter(|(node, _)| !told(node)) {
+            let what = match why {
+                None => format!("{node} has no agent"),
+                Some(why) => format!("the agent of {node} does not run ({why})"),
+            };
+            say(&format!("{what}: nothing of it is shown"));
         }
         if plan.beyond > self.beyond {
             say(&format!(
@@ -91,10 +90,13 @@ impl Report {
                 plan.beyond
             ));
         }
-        self.unheard.extend(plan.without_agent.iter().cloned());
+        self.unheard.extend(plan.without_agent.keys().cloned());
         self.agentless |= plan.no_agents && !plan.nothing_selected;
         self.no_agents = plan.no_agents;
-        self.without_agent = without_agent;
+        self.without_agent = match plan.no_agents {
+            true => BTreeSet::new(),
+            false => plan.without_agent.keys().cloned().collect(),
+        };
         self.beyond = self.beyond.max(plan.beyond);
         self.nothing_selected = plan.nothing_selected;
     }

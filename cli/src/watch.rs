@@ -141,7 +141,7 @@ impl State {
         let (merge, report) = (&mut self.merge, &mut self.report);
         self.sessions.retain(|node, session| {
             // What the agent of a node does not say, it may say later: the session tries again.
-            let stays = plan.ask.contains_key(node) || plan.without_agent.contains(node);
+            let stays = plan.ask.contains_key(node) || plan.without_agent.contains_key(node);
             if !stays {
                 merge.remove(session.id);
                 report.dropped(&session.node);

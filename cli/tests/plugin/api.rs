@@ -144,6 +144,19 @@ impl Api {
         self.agent_with(name, node, address, annotations, ready);
     }
 
+    /// The same, of an agent that is not ready.
+    pub fn agent_in(&self, name: &str, node: &str, address: SocketAddr, container: Value) {
+        let status = json!({
+            "phase": "Running",
+            "conditions": [{ "type": "Ready", "status": "False" }],
+            "containerStatuses": [{
+                "name": "agent", "state": container,
+                "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            }],
+        });
+        self.agent_with(name, node, address, json!({}), status);
+    }
+
     fn agent_with(
         &self,
         name: &str,

@@ -145,7 +145,7 @@ async fn a_node_without_an_agent_is_told_and_followed_once_it_has_one() {
     let mut plugin = api.plugin(&["-o", SEQUENCES]);
     assert_eq!(
         plugin.said().await,
-        "n2 has no agent that is ready: its events are not shown"
+        "n2 has no agent: nothing of it is shown"
     );
     let n1 = one.watched().await;
     n1.live(0).await;
@@ -162,6 +162,57 @@ async fn a_node_without_an_agent_is_told_and_followed_once_it_has_one() {
             code: Some(3),
             out: vec![],
             err: vec!["nodes not heard all the time: n2".into()],
+        }
+    );
+}
+
+#[tokio::test]
+async fn an_agent_that_is_not_ready_says_itself_what_is_wrong() {
+    let (api, mut one, mut two) = two_nodes().await;
+    let waiting = |reason: &str| json!({ "waiting": { "reason": reason } });
+    api.agent_in("agent-1", "n1", one.address, json!({ "running": {} }));
+    let ask = |args: &[&str]| api.plugin(&[args, &["-o", "name"]].concat()).ended();
+    assert_eq!(ask(&["status"]).await.well(), ["node/n1", "node/n2"]);
+    assert_eq!(ask(&["connections"]).await.well().len(), 4);
+
+    // One that cannot be asked is told, with the reason.
+    api.agent_in("agent-2", "n2", two.address, waiting("CrashLoopBackOff"));
+    let why = "the agent of n2 does not run (CrashLoopBackOff): nothing of it is shown";
+    for args in [&["status"][..], &["connections", "web-0", "cart-0"]] {
+        let ended = ask(args).await;
+        assert_eq!((ended.code, ended.err), (Some(3), vec![why.into()]));
+    }
+    api.agent_in("agent-1", "n1", one.address, waiting("ImagePullBackOff"));
+    assert_eq!(
+        ask(&["status"]).await,
+        Ended {
+            code: Some(1),
+            out: vec![],
+            err: vec![
+                "the agent of n1 does not run (ImagePullBackOff): nothing of it is shown".into(),
+                why.into(),
+            ],
+        }
+    );
+    assert!(one.is_left_alone() && two.is_left_alone());
+
+    // What is live follows each of them as soon as it runs.
+    let mut plugin = api.plugin(&["-o", SEQUENCES]);
+    plugin.said().await;
+    assert_eq!(plugin.said().await, why);
+    api.agent_in("agent-2", "n2", two.address, waiting("RunContainerError"));
+    api.agent_in("agent-2", "n2", two.address, json!({ "running": {} }));
+    let n2 = two.watched().await;
+    n2.live(0).await;
+    n2.events(vec![connect("cart-0", 1)]).await;
+    assert_eq!(plugin.line().await, "n21");
+    assert!(one.is_left_alone());
+    assert_eq!(
+        plugin.interrupt().await,
+        Ended {
+            code: Some(3),
+            out: vec![],
+            err: vec!["nodes not heard all the time: n1, n2".into()],
         }
     );
 }
