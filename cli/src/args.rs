@@ -123,6 +123,10 @@ impl Args {
             "names of pods stand behind the subcommand"
         } else if self.command.is_some() && spans {
             "--since, --last, --follow and --duration are for watching, not for subcommands"
+        } else if matches!(self.command, Some(Command::Status)) && filters.are_of_events() {
+            "--pid, --netns, --ipv4, --ipv6, --port, --cidr, --type and --not are of events, which a status has not"
+        } else if self.command.is_some() && !filters.types.is_empty() {
+            "--type is of events: connections have none"
         } else if agents.tls_cert.is_some() != agents.tls_key.is_some() {
             "--tls-cert and --tls-key need each other"
         } else if agents.tls_cert.is_some() && agents.tls_ca.is_none() {
@@ -199,6 +203,31 @@ pub struct FilterArgs {
     /// with its values, as in --not port=53,853, or one of ipv4, ipv6 and host (processes outside of pods)
     #[arg(long, global = true, value_name = "FILTER=VALUE")]
     pub not: Vec<Denied>,
+}
+
+impl FilterArgs {
+    /// Whether something is asked for that pods do not have.
+    fn are_of_events(&self) -> bool {
+        let Self {
+            namespace: _,
+            all_namespaces: _,
+            selector: _,
+            container: _,
+            node: _,
+            pid,
+            netns,
+            ipv4,
+            ipv6,
+            port,
+            cidr,
+            types,
+            not,
+        } = self;
+        *ipv4
+            || *ipv6
+            || !(pid.is_empty() && netns.is_empty() && port.is_empty())
+            || !(cidr.is_empty() && types.is_empty() && not.is_empty())
+    }
 }
 
 /// From when to when.
@@ -740,6 +769,10 @@ mod tests {
             ("--last 5 --since 5m", "cannot be used with"),
             ("--since 5m connections", "for watching"),
             ("-f status", "for watching"),
+            ("status --port 80", "which a status has not"),
+            ("-6 status", "which a status has not"),
+            ("status --not node=a", "which a status has not"),
+            ("connections --type close", "connections have none"),
             ("--not port", "port takes a value"),
             ("--not port=", "not a number"),
             (

@@ -67,11 +67,11 @@ pub async fn candidates(words: &[OsString]) -> Result<Code> {
     let (found, directive) = match wanted {
         Wanted::Fixed(found) => (found, NO_FILES),
         Wanted::Files => (Vec::new(), FILES),
-        Wanted::Live(what, prefix) => {
+        Wanted::Live(what, prefix, mut found) => {
             let live = tokio::time::timeout(PATIENCE, live(what, before)).await;
-            let found = live.ok().and_then(Result::ok).unwrap_or_default();
-            let found = found.into_iter().map(|name| format!("{prefix}{name}"));
-            (found.collect(), NO_FILES)
+            let names = live.ok().and_then(Result::ok).unwrap_or_default();
+            found.extend(names.into_iter().map(|name| format!("{prefix}{name}")));
+            (found, NO_FILES)
         }
     };
     let mut to = io::stdout().lock();
@@ -87,8 +87,8 @@ pub async fn candidates(words: &[OsString]) -> Result<Code> {
 enum Wanted {
     Fixed(Vec<String>),
     Files,
-    /// Names, behind what is there already.
-    Live(Live, String),
+    /// Names, behind what is there already, and words beside them.
+    Live(Live, String, Vec<String>),
 }
 
 /// Names that only the cluster, or the kubeconfig, knows.
@@ -105,11 +105,23 @@ enum Live {
 fn wanted(before: &[String], last: &str) -> Wanted {
     let mut command = Args::command();
     command.build();
-    let sub = before.iter().find_map(|word| command.find_subcommand(word));
-    let command = sub.unwrap_or(&command);
     if before.iter().any(|word| word == "--") {
-        return Wanted::Live(Live::Pods, String::new());
+        return Wanted::Live(Live::Pods, String::new(), Vec::new());
     }
+    // What stands alone: neither a flag nor the value of one.
+    let mut follows_flag = false;
+    let mut alone = before.iter().filter(|word| {
+        let is_value = std::mem::replace(&mut follows_flag, flag(&command, word).is_some());
+        !is_value && !word.starts_with('-')
+    });
+    let first = alone.next();
+    let sub = first.and_then(|word| command.find_subcommand(word));
+    // Behind a name of a pod there is no subcommand.
+    let subcommands = match first {
+        None => names_of_subcommands(&command),
+        Some(_) => Vec::new(),
+    };
+    let command = sub.unwrap_or(&command);
     if let Some((flag, value)) = last.strip_prefix("--").and_then(|l| l.split_once('=')) {
         return match command.get_arguments().find(|a| a.get_long() == Some(flag)) {
             Some(arg) => of_values(arg, value, &format!("--{flag}=")),
@@ -123,10 +135,20 @@ fn wanted(before: &[String], last: &str) -> Wanted {
         let flags = command.get_arguments().filter_map(Arg::get_long);
         return Wanted::Fixed(flags.map(|long| format!("--{long}")).collect());
     }
-    match command.get_positionals().next() {
-        Some(arg) => of_values(arg, last, ""),
+    match command
+        .get_positionals()
+        .next()
+        .map(|arg| of_values(arg, last, ""))
+    {
+        Some(Wanted::Live(what, prefix, _)) => Wanted::Live(what, prefix, subcommands),
+        Some(wanted) => wanted,
         None => Wanted::Fixed(Vec::new()),
     }
+}
+
+fn names_of_subcommands(command: &Command) -> Vec<String> {
+    let subcommands = command.get_subcommands();
+    subcommands.map(|sub| sub.get_name().into()).collect()
 }
 
 /// The flag that a word is, if a value follows.
@@ -201,7 +223,7 @@ fn of_values(arg: &Arg, value: &str, before: &str) -> Wanted {
             return Wanted::Fixed(fixed(&values));
         }
     };
-    Wanted::Live(live, prefix)
+    Wanted::Live(live, prefix, Vec::new())
 }
 
 /// Names as the cluster, or the kubeconfig, has them; `before` may say which.
@@ -269,16 +291,30 @@ mod tests {
     }
 
     fn live(what: Live, prefix: &str) -> Wanted {
-        Wanted::Live(what, prefix.into())
+        Wanted::Live(what, prefix.into(), Vec::new())
+    }
+
+    fn pods_or_subcommands() -> Wanted {
+        let subcommands = ["connections", "status", "completion", "help"];
+        Wanted::Live(
+            Live::Pods,
+            String::new(),
+            subcommands.map(Into::into).into(),
+        )
     }
 
     #[test]
     fn every_place_has_its_candidates() {
         for (line, expected) in [
-            ("", live(Live::Pods, "")),
-            ("web", live(Live::Pods, "")),
+            ("", pods_or_subcommands()),
+            ("web", pods_or_subcommands()),
+            ("web-0 web", live(Live::Pods, "")),
+            ("-n status ", pods_or_subcommands()),
+            ("-A -n=status ", pods_or_subcommands()),
+            ("--namespace status connections ", live(Live::Pods, "")),
+            ("web-0 status ", live(Live::Pods, "")),
             ("-n ", live(Live::Namespaces, "")),
-            ("-n shop web", live(Live::Pods, "")),
+            ("-n shop web", pods_or_subcommands()),
             ("--namespace=sh", live(Live::Namespaces, "--namespace=")),
             ("-n shop,", live(Live::Namespaces, "shop,")),
             ("--node ", live(Live::Nodes, "")),

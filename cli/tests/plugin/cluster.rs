@@ -658,7 +658,11 @@ async fn completion_knows_the_cluster() {
     let called = folder.path().join("kubectl_complete-tcptracer");
     symlink(env!("CARGO_BIN_EXE_kubectl-tcptracer"), &called).expect("a link");
     for (words, expected) in [
-        (&[""][..], "cart-0\nweb-0\n:4\n"),
+        (
+            &[""][..],
+            "connections\nstatus\ncompletion\nhelp\ncart-0\nweb-0\n:4\n",
+        ),
+        (&["c"], "connections\ncompletion\ncart-0\n:4\n"),
         (&["connections", "w"], "web-0\n:4\n"),
         (&["-n", ""], "shop\ntcptracer\n:4\n"),
         (&["--namespace=sh"], "--namespace=shop\n:4\n"),

@@ -548,7 +548,8 @@ async fn completion() {
         (&["--agent-n"], &["--agent-namespace", ":4"]),
         (&["--tls-ca", ""], &[":0"]),
         // Without a cluster there are no pods.
-        (&[""], &[":4"]),
+        (&["s"], &["status", ":4"]),
+        (&["--", ""], &[":4"]),
     ] {
         let mut command = tokio::process::Command::new(&called);
         command
