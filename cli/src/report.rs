@@ -161,6 +161,15 @@ impl Report {
             .or_default() += lost.count;
     }
 
+    /// There is nothing in the past that was asked for. That nothing has happened is only one reason.
+    pub fn nothing_remembered(&self) {
+        if self.heard {
+            say(
+                "the agents remember nothing of this; what nobody watches they record only with --record",
+            );
+        }
+    }
+
     /// A node's state.
     pub fn status(&mut self, node: &str, status: &NodeStatus) {
         let (error, shortcomings) = self.told.entry(node.into()).or_default();

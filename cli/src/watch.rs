@@ -61,6 +61,7 @@ pub async fn run(
         refused: Vec::new(),
         sessions: HashMap::new(),
         started: 0,
+        shown: false,
     };
     if let Some(past) = span.past {
         let last = match past {
@@ -106,6 +107,8 @@ struct State {
     /// Node → its session.
     sessions: HashMap<String, Session>,
     started: SourceId,
+    /// Something was shown.
+    shown: bool,
 }
 
 struct Session {
@@ -267,20 +270,28 @@ impl State {
     fn write(&mut self) -> Result<()> {
         let now = Instant::now();
         while let Some(row) = self.merge.pop(now) {
-            self.output.row(&row)?;
+            self.show(&row)?;
         }
         Ok(self.output.flush()?)
+    }
+
+    fn show(&mut self, row: &Row) -> Result<()> {
+        self.shown = true;
+        self.output.row(row)
     }
 
     fn finish(mut self) -> Result<Code> {
         self.sessions.clear();
         while let Some(row) = self.merge.pop_anyway() {
-            self.output.row(&row)?;
+            self.show(&row)?;
         }
         self.output.flush()?;
         // Nobody has said yet that they do it.
         if let Some((_, e)) = self.refused.pop() {
             return Err(e);
+        }
+        if !self.watching.question.span.follow && !self.shown {
+            self.report.nothing_remembered();
         }
         Ok(self.report.summary())
     }

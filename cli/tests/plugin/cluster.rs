@@ -7,7 +7,7 @@ use tcptracer_proto::v1;
 
 use crate::agent::{Agent, NOBODYS, NOT_OF_N2, connect};
 use crate::api::Api;
-use crate::plugin::{Ended, Plugin, command};
+use crate::plugin::{Ended, NOTHING_REMEMBERED, Plugin, command};
 
 const SEQUENCES: &str = "jsonpath={.node}{.sequence}{\"\\n\"}";
 
@@ -63,15 +63,28 @@ async fn only_nodes_that_hold_the_pods_are_asked() {
         &["-A", "--node", "n2"],
     ] {
         let plugin = api.plugin(&[&["-o", "name", "--last", "5"], args].concat());
-        drop(two.watched().await);
-        plugin.ended().await.well();
+        let watch = two.watched().await;
+        watch.status(false, 1).await;
+        watch.events(vec![connect("cart-0", 1)]).await;
+        drop(watch);
+        assert_eq!(plugin.ended().await.well(), ["pod/cart-0"]);
     }
     assert!(one.is_left_alone());
     assert_eq!(api.forwarded(), ["tcptracer/agent-2"; 3]);
-    // Everything is everywhere.
+    // Everything is everywhere. That there is nothing is told.
     let plugin = api.plugin(&["-A", "-o", "name", "--last", "5"]);
-    drop((one.watched().await, two.watched().await));
-    plugin.ended().await.well();
+    let (n1, n2) = (one.watched().await, two.watched().await);
+    n1.status(false, 0).await;
+    n2.status(false, 0).await;
+    drop((n1, n2));
+    assert_eq!(
+        plugin.ended().await,
+        Ended {
+            code: Some(0),
+            out: vec![],
+            err: vec![NOTHING_REMEMBERED.into()],
+        }
+    );
 }
 
 #[tokio::test]
@@ -498,8 +511,11 @@ async fn a_user_who_may_look_into_some_namespaces() {
     let (api, mut one, _two) = two_nodes().await;
     api.allow_only(&["shop", "tcptracer"]);
     let plugin = api.plugin(&["web-0", "--last", "1", "-o", "name"]);
-    drop(one.watched().await);
-    plugin.ended().await.well();
+    let watch = one.watched().await;
+    watch.status(false, 1).await;
+    watch.events(vec![connect("web-0", 1)]).await;
+    drop(watch);
+    assert_eq!(plugin.ended().await.well(), ["pod/web-0"]);
 
     api.allow_only(&["tcptracer"]);
     let ended = api.plugin(&["web-0", "-o", "name"]).ended().await;

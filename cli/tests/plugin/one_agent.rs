@@ -8,7 +8,7 @@ use tcptracer_proto::v1::{self, Position, watch_request::History};
 use tonic::Status;
 
 use crate::agent::{Agent, NOBODYS, close, connect, connection};
-use crate::plugin::{Ended, Plugin, command, soon};
+use crate::plugin::{Ended, NOTHING_REMEMBERED, Plugin, command, soon};
 
 /// What a plugin writes when its agent has these events.
 async fn written(args: &[&str], events: Vec<v1::Event>) -> Vec<String> {
@@ -212,8 +212,11 @@ async fn what_is_asked() {
             history_only: true,
         }
     );
+    watch.status(false, 0).await;
     drop(watch);
-    plugin.ended().await.well();
+    let ended = plugin.ended().await;
+    assert_eq!((ended.code, ended.out.len()), (Some(0), 1));
+    assert_eq!(ended.err, [NOTHING_REMEMBERED]);
 }
 
 #[tokio::test]

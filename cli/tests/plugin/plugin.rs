@@ -46,6 +46,10 @@ impl Ended {
     }
 }
 
+/// What is said where there is no past.
+pub const NOTHING_REMEMBERED: &str =
+    "the agents remember nothing of this; what nobody watches they record only with --record";
+
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-tcptracer"));
     command
