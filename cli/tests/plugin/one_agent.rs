@@ -1,7 +1,9 @@
 //! `--server`: one agent, without a cluster.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
 use tcptracer_proto::v1::watch_response::Message;
 use tcptracer_proto::v1::{self, Position, watch_request::History};
@@ -180,6 +182,58 @@ async fn rows_are_coloured_by_pod() {
     let color = |row: &str| row.split_once("\x1b[").expect("a colour").1[..3].to_string();
     assert_eq!(color(&rows[1]), color(&rows[2]));
     assert!(!rows[0].contains('\x1b'));
+}
+
+/// What a plugin writes to a terminal when its agent has an event.
+async fn shown(args: &[&str], variables: &[(&str, &str)]) -> String {
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+    grantpt(&terminal).expect("a terminal");
+    unlockpt(&terminal).expect("a terminal");
+    let name = ptsname(&terminal, Vec::new()).expect("a terminal");
+    let side = File::options()
+        .write(true)
+        .open(name.to_str().expect("text"));
+    let mut agent = Agent::start("node-1").await;
+    let address = agent.address.to_string();
+    let mut command = command(&[&["--server", &address, "--last", "9"], args].concat());
+    command
+        .env("TERM", "xterm")
+        .envs(variables.iter().copied())
+        .stdout(side.expect("a terminal"));
+    let mut child = command.spawn().expect("the plugin starts");
+    // Its end of the terminal goes with it.
+    drop(command);
+    let watch = agent.watched().await;
+    watch.status(false, 9).await;
+    watch.events(vec![connect("web-0", 1)]).await;
+    drop(watch);
+    let status = soon("the plugin ends", child.wait()).await;
+    assert!(status.expect("a status").success());
+    // A terminal that nobody writes to any more is an error to read from, not its end.
+    let mut text = Vec::new();
+    let _ = File::from(terminal).read_to_end(&mut text);
+    String::from_utf8(text).expect("text")
+}
+
+#[tokio::test]
+async fn a_terminal_is_coloured_unless_somebody_objects() {
+    let plain = " shop         web-0                    main       C ";
+    for (args, variables, coloured) in [
+        (&[][..], &[][..], true),
+        (&[], &[("NO_COLOR", "1")], false),
+        (&[], &[("TERM", "dumb")], false),
+        (&["--color", "never"], &[], false),
+        (&["--color", "always"], &[("NO_COLOR", "1")], true),
+    ] {
+        let text = shown(args, variables).await;
+        assert_eq!(text.contains("\x1b["), coloured, "{args:?} {variables:?}");
+        assert_eq!(text.contains(plain), !coloured, "{text}");
+        // What is no row has no colours.
+        let objects = shown(&[args, &["-o", "name"]].concat(), variables).await;
+        assert_eq!(objects, "pod/web-0\r\n", "{args:?} {variables:?}");
+    }
+    let rows = written(&[], both()).await;
+    assert!(rows.iter().all(|row| !row.contains('\x1b')));
 }
 
 #[tokio::test]
