@@ -54,7 +54,7 @@ pub struct Args {
     pub command: Option<Command>,
 
     /// Only pods with these names
-    #[arg(value_name = "POD", value_parser = name_of)]
+    #[arg(value_name = "POD", value_parser = pod)]
     pub pods: Vec<String>,
 
     /// Which events.
@@ -84,7 +84,7 @@ pub enum Command {
     /// List the connections that are open now
     Connections {
         /// Only pods with these names
-        #[arg(value_name = "POD", value_parser = name_of)]
+        #[arg(value_name = "POD", value_parser = pod)]
         pods: Vec<String>,
     },
     /// Say how the agents fare: those of all nodes, or of those that hold the selected pods
@@ -494,6 +494,10 @@ impl FromStr for Address {
             .filter(|port: &u16| *port > 0);
         match port {
             Some(_) => Ok(Self::Tcp(text.into())),
+            None if text.contains("//") => Err(
+                "expected an agent's HOST:PORT or unix:PATH; the API server is for --api-server"
+                    .into(),
+            ),
             None => Err("expected HOST:PORT or unix:PATH".into()),
         }
     }
@@ -577,6 +581,11 @@ fn name_of(text: &str) -> Result<String, String> {
         text if text.chars().all(usual) => Ok(text.into()),
         text => Err(format!("`{text}` is not a name")),
     }
+}
+
+/// The name of a pod, also as `-o name` writes it.
+fn pod(text: &str) -> Result<String, String> {
+    name_of(text.strip_prefix("pod/").unwrap_or(text))
 }
 
 fn number(text: &str) -> Result<u32, String> {
@@ -681,7 +690,7 @@ mod tests {
 
     #[test]
     fn values_are_separated_by_commas_or_repeated() {
-        let args = parse("web-0 web-1 -n a,b -n c --port 80,443 --port 22 --type close,failed")
+        let args = parse("web-0 pod/web-1 -n a,b -n c --port 80,443 --port 22 --type close,failed")
             .expect("valid");
         assert_eq!(args.pods(), ["web-0", "web-1"]);
         assert_eq!(args.filters.namespace, ["a", "b", "c"]);
@@ -749,8 +758,9 @@ mod tests {
             ("--port http", "`http` is not a number from 1 to 65535"),
             ("-p 0", "`0` is not a number from 1"),
             ("-N x", "`x` is not a number from 1"),
-            ("pod/web-0", "`pod/web-0` is not a name"),
-            ("connections pod/web-0", "`pod/web-0` is not a name"),
+            ("deploy/web", "`deploy/web` is not a name"),
+            ("pod/", "a name is empty"),
+            ("connections pod/web/0", "`web/0` is not a name"),
             ("-n a,,b", "a name is empty"),
             ("-n a/../b", "`a/../b` is not a name"),
             ("-c=", "a name is empty"),
@@ -801,6 +811,7 @@ mod tests {
                 "exclude each other",
             ),
             ("--server h", "expected HOST:PORT"),
+            ("--server https://h:1", "the API server is for --api-server"),
             ("-o table=x", "unknown format"),
             ("--duration 0", "expected a duration"),
             ("--max-nodes 0", "0 is not in"),

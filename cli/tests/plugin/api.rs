@@ -9,8 +9,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Path, Query, Request, State};
-use axum::http::StatusCode;
-use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
@@ -47,8 +46,8 @@ struct Objects {
     forwarded: Vec<String>,
     /// Only these namespaces may be listed.
     only: Option<Vec<String>>,
-    /// How each request was authorized.
-    authorized: Vec<Option<String>>,
+    /// The headers of each request.
+    requests: Vec<HeaderMap>,
 }
 
 type Params = BTreeMap<String, String>;
@@ -93,9 +92,19 @@ impl Api {
         self.address
     }
 
-    /// How each request was authorized.
-    pub fn authorized(&self) -> Vec<Option<String>> {
-        self.state().authorized.clone()
+    /// What requests had in this header since the last time; all had the same.
+    #[track_caller]
+    pub fn header(&self, name: &str) -> Vec<String> {
+        let requests = std::mem::take(&mut self.state().requests);
+        let values = |headers: &HeaderMap| -> Vec<String> {
+            let values = headers.get_all(name).iter();
+            values
+                .map(|value| value.to_str().expect("text").into())
+                .collect()
+        };
+        let first = values(requests.first().expect("a request"));
+        assert!(requests.iter().all(|request| values(request) == first));
+        first
     }
 
     /// The kubeconfig, with this put in the place of that.
@@ -233,11 +242,9 @@ fn has_labels(pod: &Value, selector: &str) -> bool {
 }
 
 async fn note(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    let header = request.headers().get(AUTHORIZATION);
-    let header = header.map(|value| value.to_str().expect("text").to_string());
     {
         let mut state = shared.state.lock().expect("nobody has panicked");
-        state.authorized.push(header);
+        state.requests.push(request.headers().clone());
     }
     next.run(request).await
 }

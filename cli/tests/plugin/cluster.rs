@@ -651,11 +651,8 @@ async fn tokens_that_were_written_by_hand() {
             "Bearer from-a-file",
         ),
     ] {
-        let before = api.authorized().len();
         assert_eq!(with(&user).await.well(), ["node/n1", "node/n2"]);
-        let authorized = &api.authorized()[before..];
-        assert!(!authorized.is_empty());
-        assert!(authorized.iter().all(|h| h.as_deref() == Some(header)));
+        assert_eq!(api.header("authorization"), [header]);
     }
     assert_eq!(
         with(r#"token: "in\nline""#).await,
@@ -665,6 +662,55 @@ async fn tokens_that_were_written_by_hand() {
             err: vec!["the token of the user has control characters, a line break perhaps".into()],
         }
     );
+}
+
+#[tokio::test]
+async fn credentials_of_another_program() {
+    let (api, _one, _two) = two_nodes().await;
+    // It is told which cluster they are for.
+    let script = r#"case $KUBERNETES_EXEC_INFO in *http://127.0.0.1:*) token=from-exec ;; esac
+        echo '{ "apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
+                "status": { "token": "'$token'" } }'"#;
+    let exec = json!({
+        "apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never", "provideClusterInfo": true,
+        "command": "/bin/sh", "args": ["-c", script],
+    });
+    let users = format!("users: [{{name: u, user: {{exec: {exec}}}}}]");
+    let kubeconfig = api.kubeconfig_with("users: []", &users);
+    let status = Plugin::start(&["--kubeconfig", &kubeconfig, "status", "-o", "name"]);
+    assert_eq!(status.ended().await.well(), ["node/n1", "node/n2"]);
+    assert_eq!(api.header("authorization"), ["Bearer from-exec"]);
+}
+
+#[tokio::test]
+async fn who_asks_is_for_flags_to_say() {
+    let (api, _one, _two) = two_nodes().await;
+    for (args, header, values) in [
+        (&[][..], "authorization", &[][..]),
+        (&["--token", "t"], "authorization", &["Bearer t"]),
+        (
+            &["--username", "ann", "--password", "p@w"],
+            "authorization",
+            &["Basic YW5uOnBAdw=="],
+        ),
+        (&["--as", "bob"], "impersonate-user", &["bob"]),
+        (
+            &["--as", "bob", "--as-group", "a", "--as-group", "b"],
+            "impersonate-group",
+            &["a", "b"],
+        ),
+        (&["--as", "bob", "--as-uid", "7"], "impersonate-uid", &["7"]),
+        (
+            &["--as", "bob", "--as-user-extra", "team=x"],
+            "impersonate-extra-team",
+            &["x"],
+        ),
+    ] {
+        let args = [&["status", "-o", "name"], args].concat();
+        let status = api.plugin(&args).ended().await;
+        assert_eq!(status.well(), ["node/n1", "node/n2"], "{args:?}");
+        assert_eq!(api.header(header), values, "{args:?}");
+    }
 }
 
 #[tokio::test]
