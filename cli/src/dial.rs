@@ -166,7 +166,7 @@ impl Dialer {
                 let tls = self.tls.as_ref().map(|tls| tls.with(tls_name.as_deref()));
                 let tunnel = Tunnel {
                     broken: None,
-                    suspicion: self.suspicion(),
+                    suspicion: Some(Tls::suspicion(self.tls.as_ref())),
                 };
                 let channel = tunnel.guard(to_address(address, tls)).await?;
                 Ok((channel, tunnel))
@@ -182,22 +182,12 @@ impl Dialer {
             ) => {
                 let tls = Tls::with_pod(self.tls.as_ref(), tls_name.as_deref())
                     .with_context(|| format!("the agent in the pod {namespace}/{name}"))?;
-                let suspicion = tls.as_ref().and_then(|_| self.suspicion());
+                let suspicion = tls.as_ref().map(|_| Tls::suspicion(self.tls.as_ref()));
                 to_pod(client.clone(), namespace, name, *port, tls, suspicion).await
             }
             (Way::Cluster { .. }, Target::Server) => {
                 anyhow::bail!("no agent was given by an address")
             }
-        }
-    }
-
-    fn suspicion(&self) -> Option<&'static str> {
-        match &self.tls {
-            None => Some("it may use TLS (--tls-ca)"),
-            Some(tls) if !tls.shows_certificate() => {
-                Some("it may want a certificate (--tls-cert, --tls-key)")
-            }
-            Some(_) => None,
         }
     }
 }

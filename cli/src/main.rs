@@ -1,9 +1,9 @@
 //! `kubectl tcptracer`: the TCP connections of pods as they open and close.
 //!
-//! Finds the agents of the nodes that hold the pods ([`discover`], [`plan`]), opens a stream to each ([`dial`],
-//! [`session`]), merges them in time order ([`watch`], [`merge`]) and writes rows or objects ([`render`]). `connections`
-//! and `status` ask once ([`ask`]). What was lost or not heard is told on stderr ([`report`]) and by the exit code
-//! ([`exit`]).
+//! Reaches the cluster ([`cluster`], [`proxy`]), finds the agents of the nodes that hold the pods ([`discover`],
+//! [`agent_pod`], [`plan`]), opens a stream to each ([`dial`], [`tls`], [`session`]), merges them in time order ([`watch`],
+//! [`merge`]) and writes rows or objects ([`render`]). `connections` and `status` ask once ([`ask`]). What was lost or not
+//! heard is told on stderr ([`report`]) and by the exit code ([`exit`]).
 
 mod agent_pod;
 mod args;

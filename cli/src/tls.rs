@@ -45,9 +45,13 @@ impl Tls {
         }
     }
 
-    /// Whether agents are shown a certificate.
-    pub fn shows_certificate(&self) -> bool {
-        self.shows_certificate
+    /// What may be the matter with an agent that hangs up.
+    pub fn suspicion(given: Option<&Self>) -> &'static str {
+        match given {
+            None => "it may use TLS (--tls-ca)",
+            Some(tls) if tls.shows_certificate => "it may not accept the certificate (--tls-cert)",
+            Some(_) => "it may want a certificate (--tls-cert, --tls-key)",
+        }
     }
 
     /// To the agent of a pod, of which the API server says whether it speaks TLS. Neither side is given up silently.

@@ -13,8 +13,9 @@ async fn with_one_agent_on_both_sides() {
     let agent = Agent::with_tls("node-1", authority.strict_server("agent.test")).await;
     let (ca, (certificate, key)) = (authority.ca(), authority.client());
     let stranger = Authority::new();
-    let other = stranger.ca();
+    let (other, (their_certificate, their_key)) = (stranger.ca(), stranger.client());
     let shown = ["--tls-cert", &certificate, "--tls-key", &key];
+    let strange = ["--tls-cert", &their_certificate, "--tls-key", &their_key];
     let name = ["--tls-server-name", "agent.test"];
     let ask = |args: Vec<&[&str]>| {
         let plugin = Plugin::of(
@@ -47,6 +48,10 @@ async fn with_one_agent_on_both_sides() {
         (
             vec![&["--tls-ca", &key], &shown, &name],
             "client.key has no certificate (PEM)",
+        ),
+        (
+            vec![&["--tls-ca", &ca], &strange, &name],
+            "it may not accept the certificate (--tls-cert): ",
         ),
         (vec![], "it may use TLS (--tls-ca): "),
     ] {
