@@ -3,6 +3,7 @@
 use std::env;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 
 use crate::cluster::{apply, get, kubectl, said, try_kubectl, wait_until};
 
@@ -26,7 +27,7 @@ fn settings() -> Vec<String> {
 }
 
 /// Helm on the release; `what` is `install` or `upgrade`.
-pub fn helm(what: &str, more: &[&str]) {
+fn helm(what: &str, more: &[&str]) {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/tcptracer");
     let mut helm = Command::new("helm");
     helm.args([what, NAME]).arg(chart).args(["-n", NAMESPACE]);
@@ -73,11 +74,33 @@ impl Drop for Release {
     }
 }
 
-/// Takes it back to an earlier revision, or away.
-pub fn helm_on(what: &str, more: &[&str]) {
-    let mut helm = Command::new("helm");
-    helm.args([what, NAME]).args(more);
-    said(helm.args(["-n", NAMESPACE, "--wait"]));
+/// Takes it away.
+pub fn uninstall() {
+    said(Command::new("helm").args(["uninstall", NAME, "-n", NAMESPACE, "--wait"]));
+}
+
+/// The release with other settings. It is as it was with the end of the value, also if a test fails.
+pub struct Upgraded(());
+
+impl Upgraded {
+    #[track_caller]
+    pub fn to(settings: &[&str]) -> Self {
+        let upgraded = Self(());
+        helm("upgrade", settings);
+        settled();
+        upgraded
+    }
+}
+
+impl Drop for Upgraded {
+    fn drop(&mut self) {
+        let rollback = ["rollback", NAME, "1", "-n", NAMESPACE, "--wait"];
+        let output = Command::new("helm").args(rollback).output();
+        if !thread::panicking() {
+            assert!(output.is_ok_and(|o| o.status.success()), "no rollback");
+            settled();
+        }
+    }
 }
 
 /// What the release's own test says, which has to pass.

@@ -1,13 +1,14 @@
 //! The release: what it needs, what can be chosen, and that it leaves nothing.
 
 use std::collections::BTreeSet;
+use std::fs;
 
 use serde_json::{Value, json};
 
 use super::{assert_ends, client, server};
 use crate::cluster::{apply, get, kubectl, on, try_kubectl, wait_until};
-use crate::plugin::{Watch, objects};
-use crate::release::{NAMESPACE, agent_on, helm, helm_on, helm_test, restart, settled};
+use crate::plugin::{Watch, ended, objects, text};
+use crate::release::{NAMESPACE, Upgraded, agent_on, helm_test, restart, uninstall};
 use crate::world::{nodes, service, visit, web};
 
 /// It asks every agent, as a user does.
@@ -37,7 +38,7 @@ pub fn rules() {
         rules,
         &json!([{ "apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"] }])
     );
-    helm("upgrade", &["rbac.create=false"]);
+    let upgraded = Upgraded::to(&["rbac.create=false"]);
     allow(&["list", "watch"]);
     let account = format!("{NAMESPACE}:tcptracer-agent");
     let subject = format!("--serviceaccount={account}");
@@ -65,15 +66,13 @@ pub fn rules() {
         assert_eq!(agent["pods"]["error"], Value::Null);
     }
     kubectl(&["delete", "clusterrolebinding,clusterrole", "lesser"]);
-    helm_on("rollback", &["1"]);
-    settled();
+    drop(upgraded);
 }
 
 pub fn kubelet_mode() {
     let [first, second] = nodes();
     let who = format!("shop/{}/server", web());
-    helm("upgrade", &["podSource=kubelet"]);
-    settled();
+    let upgraded = Upgraded::to(&["podSource=kubelet"]);
     for agent in objects(&["status"]) {
         assert_eq!(agent["pods"]["source"], "kubelet");
         assert_eq!(agent["pods"]["error"], Value::Null);
@@ -85,11 +84,39 @@ pub fn kubelet_mode() {
         &[client(second, "shop/cart/client"), server(first, &who)],
     );
     watch.end_well();
-    helm_on("rollback", &["1"]);
-    settled();
+    drop(upgraded);
     for agent in objects(&["status"]) {
         assert_eq!(agent["pods"]["source"], "api");
     }
+}
+
+/// With the certificates that the chart makes, and only with them.
+pub fn tls() {
+    let _upgraded = Upgraded::to(&["grpc.expose=true", "grpc.tls.enabled=true"]);
+    helm_test();
+    let without = ended(&["status"]);
+    assert_eq!(without.code, Some(2), "{}", without.err);
+    assert!(without.err.contains("--tls-ca"), "{}", without.err);
+
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let mut options = vec!["status".to_string()];
+    for (option, file) in [
+        ("--tls-ca", "ca.crt"),
+        ("--tls-cert", "tls.crt"),
+        ("--tls-key", "tls.key"),
+    ] {
+        let template = format!("{{{{index .data {file:?} | base64decode}}}}");
+        let secret = ["get", "secret", "-n", NAMESPACE, "tcptracer-client-tls"];
+        let text =
+            kubectl(&[&secret[..], &["-o", "go-template", "--template", &template]].concat());
+        let path = folder.path().join(file);
+        fs::write(&path, text).expect("it can be written");
+        options.push(format!("{option}={}", path.display()));
+    }
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let agents = objects(&options);
+    let asked: Vec<_> = agents.iter().map(|a| text(a, "node")).collect();
+    assert_eq!(asked, nodes());
 }
 
 /// Pins and what the release has in the cluster.
@@ -116,10 +143,7 @@ fn traces() -> BTreeSet<String> {
 pub fn leaves_nothing() {
     let before = traces();
     assert!(before.iter().any(|t| t.starts_with("pin ")), "{before:?}");
-    helm("upgrade", &["filterSets.carts=shop:app=cart"]);
-    settled();
-    helm_on("rollback", &["1"]);
-    settled();
+    drop(Upgraded::to(&["filterSets.carts=shop:app=cart"]));
     let pins = |traces: BTreeSet<String>| {
         traces
             .into_iter()
@@ -127,6 +151,6 @@ pub fn leaves_nothing() {
             .collect::<Vec<_>>()
     };
     assert_eq!(pins(traces()), pins(before));
-    helm_on("uninstall", &[]);
+    uninstall();
     wait_until("nothing is left", || traces().is_empty());
 }

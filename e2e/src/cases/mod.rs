@@ -61,6 +61,7 @@ pub const ALL: &[Case] = &[
     controlled("failures::a_kubelet_that_is_restarted", failures::kubelet),
     case("install::helm_tests_the_release", install::own_test),
     case("install::every_rule_of_the_agent_is_needed", install::rules),
+    case("install::tls_through_the_api_server", install::tls),
     controlled(
         "install::pods_from_the_kubelet_have_the_same_names",
         install::kubelet_mode,
