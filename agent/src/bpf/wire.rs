@@ -231,7 +231,7 @@ pub fn decode_event(record: &[u8]) -> Result<Event, DecodeError> {
 /// [`Kind::Existing`] at `now`.
 pub fn decode_connection(entry: &[u8], now: Nanos) -> Result<Option<Event>, DecodeError> {
     let conn = RawConn::read_from_bytes(entry).map_err(|_| DecodeError::Size(entry.len()))?;
-    if conn.t_established == 0 || conn.closed != 0 || conn.opened == 0 {
+    if conn.closed != 0 || conn.opened == 0 {
         return Ok(None);
     }
     event(&RawEvent {

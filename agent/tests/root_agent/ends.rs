@@ -6,8 +6,8 @@ use std::fs;
 use libbpf_rs::{MapCore, MapHandle};
 use nix::sys::signal::Signal;
 use serde_json::json;
-use tcptracer_proto::v1::EventType;
 use tcptracer_proto::v1::watch_response::Message;
+use tcptracer_proto::v1::{self, EventType};
 
 use crate::client::of;
 use crate::node::{Node, command};
@@ -170,7 +170,7 @@ fn a_signal_ends_streams_and_leaves_nothing() {
 }
 
 /// Killed, it can tidy nothing up. The next run empties the maps that others may use, knows the connection
-/// that is open, and tells its close.
+/// that is open, lists it, and tells its close.
 fn after_a_crash_nothing_stale_is_selected() {
     let mut node = Node::new();
     let mut server = node.pod("other", "db-0", json!({}));
@@ -191,6 +191,14 @@ fn after_a_crash_nothing_stale_is_selected() {
     assert_eq!(map_id(&node), map);
     let agent = node.client();
     agent.wait_for_pods(2);
+    let open = agent.connections(of("shop"));
+    let port = |c: &v1::Connection| c.local.as_ref().map(|l| l.port);
+    assert_eq!(
+        open.iter().map(port).collect::<Vec<_>>(),
+        [Some(end.local.port().into())],
+        "{open:?}"
+    );
+    assert_eq!(open[0].established, None);
     let mut watch = agent.watch(of("shop"));
     client.actor.close();
     let events = watch.events(1);
