@@ -12,5 +12,5 @@ mod tree;
 
 pub use namespace::{MountNamespace, host_mount_namespace, mount_namespace};
 pub use path::{ContainerPath, parse};
-pub use processes::{processes_of, shows_our_pids};
+pub use processes::{processes_of, shares_pids_with_host, shows_our_pids};
 pub use tree::{Cgroup, Hierarchy, Mode};

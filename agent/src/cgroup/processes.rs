@@ -4,10 +4,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process;
 
 use super::path::container;
+
+/// The inode of the initial pid namespace, `PROC_PID_INIT_INO`: the same on every kernel.
+const INITIAL: u64 = 0xefff_fffc;
 
 /// Processes of a container to look at.
 pub(super) const MAX_PROCESSES: usize = 8;
@@ -16,6 +20,22 @@ pub(super) const MAX_PROCESSES: usize = 8;
 pub fn shows_our_pids(proc: &Path) -> bool {
     fs::read_link(proc.join("self"))
         .is_ok_and(|own| own.as_os_str() == process::id().to_string().as_str())
+}
+
+/// Whether the processes that we are told of are all of the host's: we are in its pid namespace or, with kind, in that of
+/// the container that the node is.
+pub fn shares_pids_with_host(proc: &Path) -> bool {
+    is_in_initial_pid_namespace() || (shows_our_pids(proc) && !is_first_process_with_us(proc))
+}
+
+fn is_in_initial_pid_namespace() -> bool {
+    fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == INITIAL)
+}
+
+/// The first process of a host is not in our container; that of a namespace of our own is.
+fn is_first_process_with_us(proc: &Path) -> bool {
+    let cgroup = |process: &str| fs::read(proc.join(process).join("cgroup")).ok();
+    cgroup("1") == cgroup("self")
 }
 
 /// A few processes of each container, by the container's id. Every process is looked at.
@@ -94,5 +114,20 @@ mod tests {
         let other = (process::id() + 1).to_string();
         symlink(other, proc.path().join("self")).expect("a link");
         assert!(!shows_our_pids(proc.path()));
+    }
+
+    #[test]
+    fn the_first_process_of_a_host_is_not_with_us() {
+        let proc = TempDir::new().expect("a folder for the test");
+        let cgroup = |process: &str, cgroup: &str| {
+            let folder = proc.path().join(process);
+            fs::create_dir_all(&folder).expect("a folder");
+            fs::write(folder.join("cgroup"), cgroup).expect("a file");
+        };
+        cgroup("self", "0::/\n");
+        cgroup("1", "0::/../../init.scope\n");
+        assert!(!is_first_process_with_us(proc.path()));
+        cgroup("1", "0::/\n");
+        assert!(is_first_process_with_us(proc.path()));
     }
 }

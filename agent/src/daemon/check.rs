@@ -20,6 +20,10 @@ const PROC: u64 = 0x9fa0;
 const NO_MOUNT_NAMESPACES: &str = "the mount namespaces of containers are not known: mntnsmap stays empty, and \
     processes that left the cgroup of their container are not counted to it";
 
+/// What is lost in a pid namespace that is not the host's.
+pub const NO_OLDER_SOCKETS: &str = "connections and listeners that are there before the start are not known: the kernel \
+    lists the sockets of the agent's own pid namespace, which is not the host's";
+
 /// Options of `check`.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub struct CheckArgs {
@@ -68,7 +72,7 @@ pub fn check(args: &CheckArgs) -> Result<ExitCode> {
     check::write(&args.check, &facts, requirements)
 }
 
-fn of_the_agent(places: &Places) -> [Requirement; 4] {
+fn of_the_agent(places: &Places) -> [Requirement; 5] {
     let cgroups = Cgroups::look(&places.cgroupfs);
     // Where cgroups say nothing to tracing programs there is nothing else to go by.
     let by_mounts = match &cgroups {
@@ -91,6 +95,14 @@ fn of_the_agent(places: &Places) -> [Requirement; 4] {
             "processes",
             told(processes(&places.proc, cgroups.as_ref().ok())),
             by_mounts,
+        ),
+        Requirement::new(
+            "pid namespace",
+            match cgroup::shares_pids_with_host(&places.proc) {
+                true => Ok("the host's".into()),
+                false => Err("it is not the host's: run the agent with hostPID".into()),
+            },
+            Lack::Degrades(NO_OLDER_SOCKETS),
         ),
         Requirement::new(
             "cgroups",

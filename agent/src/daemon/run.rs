@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -18,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::args::{Args, LogFormat};
+use super::check::NO_OLDER_SOCKETS;
 use crate::bpf::{self, Consumer, Filter, NoRoom, PinDir, Plan, Tracer};
-use crate::cgroup::Hierarchy;
+use crate::cgroup::{self, Hierarchy};
 use crate::filter::{Matcher, Scope, Whose};
 use crate::hub::Hub;
 use crate::identity::Index;
@@ -176,16 +178,24 @@ fn start_node(
         hub: Hub::new(args.history as usize, args.queue as usize),
         metrics: Arc::clone(metrics),
         labels: args.pod_labels.clone(),
-        shortcomings: tracer
-            .plan()
-            .shortcomings()
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
+        shortcomings: shortcomings(tracer.plan(), &args.places.proc),
         wanted: Arc::clone(wanted),
         record: args.record.then(all_pods),
     });
     Ok((tracer, messages, node))
+}
+
+/// What goes unseen on this node.
+fn shortcomings(plan: &Plan, proc: &Path) -> Vec<String> {
+    let mut all: Vec<String> = plan
+        .shortcomings()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    if !cgroup::shares_pids_with_host(proc) {
+        all.push(NO_OLDER_SOCKETS.into());
+    }
+    all
 }
 
 fn all_pods() -> Matcher {

@@ -11,17 +11,18 @@ use libbpf_rs::{MapCore, MapHandle};
 use nix::sys::signal::Signal;
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use serde_json::json;
-use tcptracer_proto::v1::{Attribution, EventType, Evidence};
+use tcptracer_proto::v1::{self, Attribution, EventType, Evidence};
 use tempfile::TempDir;
 
 use crate::client::{identity, kinds, of};
 use crate::node::{Node, command, fresh_id, fresh_uid, pod};
 use crate::runc::{self, Container, Network};
-use crate::support::wait_until;
+use crate::support::{Actor, Netns, wait_until};
 use crate::tests;
 
 tests![
     a_pid_namespace_of_its_own,
+    what_a_pid_namespace_hides_is_told,
     a_part_of_the_cgroups,
     cgroups_that_say_nothing,
     pins_are_one_agents_only,
@@ -54,6 +55,32 @@ fn a_pid_namespace_of_its_own() {
         node.keys("mntnsmap") == HashSet::from([mount_namespace(&cart)])
     });
     assert_eq!(node.keys("cgroupmap"), HashSet::from([cart.cgroup_id()]));
+}
+
+/// Whether it shows the host's processes at `/proc` or its own only.
+fn what_a_pid_namespace_hides_is_told() {
+    const TOLD: &str = "connections and listeners that are there before the start are not known";
+    let netns = Netns::new();
+    let mut early = Actor::inside(&netns, "early");
+    let at = early.listen(LOCAL);
+    early.connect(at);
+    let own = ["unshare", "--pid", "--fork", "--kill-child"];
+    let with_proc = [&own[..], &["--mount-proc"]].concat();
+    for (launcher, is_told) in [(&[][..], false), (&own, true), (&with_proc, true)] {
+        let node = Node::launched(launcher, |_| Vec::new());
+        let agent = node.client();
+        let shortcomings = agent.info().shortcomings;
+        assert_eq!(
+            shortcomings.iter().any(|s| s.starts_with(TOLD)),
+            is_told,
+            "{launcher:?}: {shortcomings:?}"
+        );
+        let known = agent.connections(vec![v1::Filter {
+            netns: vec![netns.inode as u32],
+            ..v1::Filter::default()
+        }]);
+        assert_eq!(known.is_empty(), is_told, "{launcher:?}: {known:?}");
+    }
 }
 
 /// A folder that shows a part of the cgroups.

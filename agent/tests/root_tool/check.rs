@@ -22,6 +22,7 @@ crate::tests![
     without_cgroups_the_agent_is_impossible,
     without_ptrace_the_agent_is_degraded,
     without_processes_the_agent_is_degraded,
+    in_a_pid_namespace_of_its_own_the_agent_is_degraded,
     the_agent_counts_containers_and_tries_one,
     the_agent_reads_its_variables,
 ];
@@ -211,8 +212,9 @@ fn the_agent_needs_more() {
     assert_eq!(report["summary"], "every connection is traced");
     let requirements = report["requirements"].as_array().expect("requirements");
     let names: Vec<_> = requirements.iter().map(|r| r["name"].clone()).collect();
-    let expected = "BTF CAP_BPF CAP_PERFMON tracefs CAP_SYS_PTRACE bpffs processes cgroups";
-    assert_eq!(names, expected.split(' ').collect::<Vec<_>>());
+    let expected =
+        "BTF,CAP_BPF,CAP_PERFMON,tracefs,CAP_SYS_PTRACE,bpffs,processes,pid namespace,cgroups";
+    assert_eq!(names, expected.split(',').collect::<Vec<_>>());
     assert!(
         requirements.iter().all(|r| r["present"] == true),
         "{report}"
@@ -296,6 +298,29 @@ fn without_processes_the_agent_is_degraded() {
     let why = "none are seen at /sys: mount the host's /proc there, or name the place with --proc";
     assert_eq!(requirement(&report, "processes"), (false, why));
     assert_eq!(report["summary"], NO_MOUNT_NAMESPACES);
+}
+
+/// Whether it shows the host's processes at `/proc` or its own only.
+fn in_a_pid_namespace_of_its_own_the_agent_is_degraded() {
+    // Without containers, whose mount namespaces could not be told either.
+    let host = Cgroup::new();
+    let root = host.path().to_str().expect("UTF-8");
+    for options in [
+        &["--pid", "--fork"][..],
+        &["--pid", "--fork", "--mount-proc"],
+    ] {
+        let mut command = Command::new("unshare");
+        command.args(options).arg(AGENT);
+        let (output, report) = agent_by(&mut command, &["--cgroupfs", root]);
+        assert_eq!(output.status.code(), Some(3), "{report}");
+        let why = "it is not the host's: run the agent with hostPID";
+        assert_eq!(requirement(&report, "pid namespace"), (false, why));
+        assert_eq!(
+            report["summary"],
+            "connections and listeners that are there before the start are not known: the kernel lists the sockets \
+             of the agent's own pid namespace, which is not the host's"
+        );
+    }
 }
 
 /// A part of the hierarchy stands for a host, so that its containers are the only ones.
