@@ -1,5 +1,6 @@
 //! The sources and what they say.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,9 +9,13 @@ use anyhow::Result;
 use k8s_openapi::api::core::v1 as core;
 use serde::Deserialize;
 use tokio::sync::{Notify, mpsc};
+use tracing::{info, warn};
 
 use super::pod::Pod;
 use super::{api, file, kubelet};
+
+/// Reasons of one outage to log, each once; each may have something in it that changes.
+const MAX_LOGGED: usize = 16;
 
 /// How to reach a kubelet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +61,7 @@ pub enum Update {
     Applied(Arc<Pod>),
     /// The pod with this uid is gone.
     Deleted(String),
-    /// It does not answer, for this reason; said once until it does. What is known stays valid.
+    /// It does not answer, for this reason; said again if it is another. What is known stays valid.
     Failed(String),
     /// It answers again.
     Recovered,
@@ -65,17 +70,26 @@ pub enum Update {
 /// Its consumer is gone: the agent is ending.
 pub(super) struct Gone;
 
-/// Tells the consumer; failures and recoveries only when they are news.
+/// Tells the consumer, and logs; failures and recoveries only when they are news.
 pub(super) struct Outlet {
     updates: mpsc::Sender<Update>,
-    failing: bool,
+    outage: Option<Outage>,
+}
+
+/// The source does not answer.
+#[derive(Default)]
+struct Outage {
+    /// Why, as of the last time.
+    why: String,
+    /// The reasons that have been logged: they may take turns.
+    logged: HashSet<String>,
 }
 
 impl Outlet {
     pub(super) fn new(updates: mpsc::Sender<Update>) -> Self {
         Self {
             updates,
-            failing: false,
+            outage: None,
         }
     }
 
@@ -84,17 +98,24 @@ impl Outlet {
     }
 
     pub(super) async fn failed(&mut self, error: &anyhow::Error) -> Result<(), Gone> {
-        match std::mem::replace(&mut self.failing, true) {
-            true => Ok(()),
-            false => self.send(Update::Failed(format!("{error:#}"))).await,
+        let why = format!("{error:#}");
+        let outage = self.outage.get_or_insert_default();
+        if outage.why == why {
+            return Ok(());
         }
+        outage.why.clone_from(&why);
+        if outage.logged.len() < MAX_LOGGED && outage.logged.insert(why.clone()) {
+            warn!("pods: {why}");
+        }
+        self.send(Update::Failed(why)).await
     }
 
     pub(super) async fn works(&mut self) -> Result<(), Gone> {
-        match std::mem::replace(&mut self.failing, false) {
-            true => self.send(Update::Recovered).await,
-            false => Ok(()),
+        if self.outage.take().is_none() {
+            return Ok(());
         }
+        info!("pods: their source answers again");
+        self.send(Update::Recovered).await
     }
 }
 

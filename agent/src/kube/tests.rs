@@ -196,12 +196,18 @@ async fn missing_rights_are_told_once_and_heal() {
     let (mut updates, _asked) = watch(vec![
         refusal(403),
         refusal(403),
+        refusal(401),
         list(10, &[pod("a", 1)]),
         Answer::Open(String::new()),
     ])
     .await;
     let failed = next(&mut updates).await;
     assert!(failed.contains("needs list and watch on pods"), "{failed}");
+    let failed = next(&mut updates).await;
+    assert!(
+        failed.contains("does not accept our credentials"),
+        "{failed}"
+    );
     assert_eq!(next(&mut updates).await, "recovered");
     assert_eq!(next(&mut updates).await, "replaced a");
 }
@@ -251,9 +257,11 @@ async fn the_kubelet_may_say_anything() {
     for expected in [
         "replaced a",
         "failed the kubelet answers 500 Internal Server Error",
+        "failed what the kubelet says at /pods is no list of pods: expected value",
         "recovered",
         "replaced a b",
-        "failed what the kubelet says at /pods is no list of pods: ",
+        "failed what the kubelet says at /pods is no list of pods: EOF",
+        "failed the kubelet does not accept our token (401)",
         "recovered",
         "replaced ",
     ] {

@@ -7,7 +7,7 @@ use anyhow::Result;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::containers::Containers;
 use super::held::Held;
@@ -194,14 +194,11 @@ impl Node {
             Update::Applied(pod) => index.pod_applied(pod),
             Update::Deleted(uid) => index.pod_deleted(&uid, now),
             Update::Failed(why) => {
-                warn!("pods: {why}");
-                self.with.metrics.count_pod_error();
-                self.status.pods_error = Some(why);
+                if self.status.pods_error.replace(why).is_none() {
+                    self.with.metrics.count_pod_error();
+                }
             }
-            Update::Recovered => {
-                info!("pods: their source answers again");
-                self.status.pods_error = None;
-            }
+            Update::Recovered => self.status.pods_error = None,
         }
         self.with.hub.set_status(self.status.clone());
     }

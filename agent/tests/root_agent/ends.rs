@@ -11,6 +11,7 @@ use tcptracer_proto::v1::{self, EventType};
 
 use crate::client::of;
 use crate::node::{Node, command};
+use crate::support::{DEADLINE, wait_until};
 use crate::tests;
 
 tests![
@@ -18,6 +19,7 @@ tests![
     a_probe_by_command_says_why_not,
     what_cannot_be_used_is_refused,
     a_source_of_pods_that_fails_is_told_and_heals,
+    the_latest_reason_of_an_outage_is_told_and_each_logged_once,
     a_signal_ends_streams_and_leaves_nothing,
     after_a_crash_nothing_stale_is_selected,
     a_full_map_is_told,
@@ -147,6 +149,51 @@ fn a_source_of_pods_that_fails_is_told_and_heals() {
     }
     client.actor.close();
     watch.events(1);
+}
+
+fn the_latest_reason_of_an_outage_is_told_and_each_logged_once() {
+    let node = Node::new();
+    let agent = node.client();
+    wait_until("the pods are read", || {
+        agent.info().pods.is_some_and(|p| p.synced)
+    });
+    let mut watch = agent.watch(of("shop"));
+    let reasons = [
+        ("{", "EOF while parsing"),
+        (r#"{"kind":"Pod"}"#, "it is a Pod and no PodList"),
+    ];
+    let mut told = |why: &str| match watch.message() {
+        Some(Message::Status(status)) if why.is_empty() => assert_eq!(status.pods_error, ""),
+        Some(Message::Status(status)) => assert!(status.pods_error.contains(why), "{status:?}"),
+        other => panic!("{other:?} instead of the status"),
+    };
+    for _ in 0..2 {
+        for (content, why) in reasons {
+            fs::write(node.folder.path().join("pods.new"), content).expect("a file");
+            fs::rename(
+                node.folder.path().join("pods.new"),
+                node.folder.path().join("pods.json"),
+            )
+            .expect("the pods can be replaced");
+            told(why);
+        }
+    }
+    node.write();
+    told("");
+
+    let mut logged = Vec::new();
+    while let line = node.agent.log.recv_timeout(DEADLINE).expect("it is logged")
+        && !line.contains("pods: their source answers again")
+    {
+        logged.push(line);
+    }
+    for (_, why) in reasons {
+        let times = logged.iter().filter(|line| line.contains(why)).count();
+        assert_eq!(times, 1, "{why} in {logged:#?}");
+    }
+    let metrics = node.get("/metrics");
+    let line = "tcptracer_pod_source_errors_total 1";
+    assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
 }
 
 fn a_signal_ends_streams_and_leaves_nothing() {
