@@ -56,6 +56,7 @@ pub struct Metrics {
     attributions: Family<ResultLabel, Counter>,
     pod_errors: Counter,
     map_errors: Counter,
+    refused_connections: Counter,
     map_entries: Family<MapLabel, Gauge>,
     map_capacity: Family<MapLabel, Gauge>,
     subscribers: Gauge,
@@ -100,6 +101,10 @@ impl Metrics {
             map_errors: register!(
                 "map_errors",
                 "Members that could not be put in a filter map"
+            ),
+            refused_connections: register!(
+                "refused_connections",
+                "Connections of gRPC clients that were closed because too many were open"
             ),
             map_entries: register!("map_entries", "Entries in use"),
             map_capacity: register!("map_capacity", "Entries there is room for"),
@@ -202,6 +207,11 @@ impl Metrics {
     /// Counts failures to change a filter map.
     pub fn count_map_errors(&self, errors: usize) {
         self.map_errors.inc_by(errors as u64);
+    }
+
+    /// Counts a connection that was closed because too many were open.
+    pub fn count_refused_connection(&self) {
+        self.refused_connections.inc();
     }
 
     /// Everything as text, with what `report` and `programs` say now.

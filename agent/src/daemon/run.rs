@@ -27,7 +27,7 @@ use crate::hub::Hub;
 use crate::identity::Index;
 use crate::metrics::Metrics;
 use crate::node::{self, Containers, Handle, Inputs, Node, Pair, PinnedFilterSet};
-use crate::server::{self, About, Listener, Service};
+use crate::server::{self, About, Door, Listener, Service};
 use crate::{http, kube};
 
 /// Messages of the tracer that may wait: batches of up to 512 events.
@@ -88,11 +88,9 @@ async fn serve(args: &Args) -> Result<()> {
         listener.address(),
         http_listener.local_addr()?
     );
-    let service = Service::new(
-        Arc::clone(&about),
-        handle.clone(),
-        args.max_streams as usize,
-    );
+    let max_streams = args.max_streams as usize;
+    let service = Service::new(Arc::clone(&about), handle.clone(), max_streams);
+    let door = Door::new(max_streams, Arc::clone(&metrics));
     let mut tasks = Tasks::default();
     tasks.start(node.run(Inputs {
         tracer: tracer_messages,
@@ -100,7 +98,7 @@ async fn serve(args: &Args) -> Result<()> {
         commands: asked,
         stop: stop.clone(),
     }));
-    tasks.start(server::serve(service, listener, stop.clone()));
+    tasks.start(server::serve(service, listener, door, stop.clone()));
     tasks.start(http::serve(http_listener, handle, metrics, stop.clone()));
     let source = kube::run(args.source(), about.node.clone(), wanted, updates);
     tasks.start(until(stop.clone(), source));

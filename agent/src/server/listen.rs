@@ -6,27 +6,25 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::task;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use futures::Stream;
+use futures::future::ready;
+use futures::{Stream, StreamExt};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ServerConfig, WebPkiClientVerifier};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::Connected;
 use tracing::warn;
 
+use super::connection::{Connection, Door, Transport};
 use crate::newest::Newest;
 
 /// How long a client may take to say hello.
@@ -186,14 +184,14 @@ enum Socket {
 }
 
 impl Socket {
-    async fn accept(&self) -> io::Result<Connection> {
+    async fn accept(&self) -> io::Result<Transport> {
         Ok(match self {
             Self::Tcp(socket) => {
                 let (stream, _) = socket.accept().await?;
                 stream.set_nodelay(true)?;
-                Connection(Box::pin(stream))
+                Box::pin(stream)
             }
-            Self::Unix(socket, _) => Connection(Box::pin(socket.accept().await?.0)),
+            Self::Unix(socket, _) => Box::pin(socket.accept().await?.0),
         })
     }
 }
@@ -242,14 +240,16 @@ impl Listener {
         &self.address
     }
 
-    /// Connections, past their handshake. It is made apart, so that no client holds up another.
-    pub fn incoming(self) -> impl Stream<Item = io::Result<Connection>> {
+    /// Connections, past their handshake, as long as the door admits them. The handshake is made apart, so that no client
+    /// holds up another.
+    pub fn incoming(self, mut door: Door) -> impl Stream<Item = io::Result<Connection>> {
         let (sender, receiver) = mpsc::channel(QUEUE);
         tokio::spawn(self.accept_into(sender));
         ReceiverStream::new(receiver)
+            .filter_map(move |transport| ready(door.admit(transport).map(Ok)))
     }
 
-    async fn accept_into(mut self, to: mpsc::Sender<io::Result<Connection>>) {
+    async fn accept_into(mut self, to: mpsc::Sender<Transport>) {
         let mut handshakes = Newest::new(HANDSHAKES);
         loop {
             let accepted = tokio::select! {
@@ -268,19 +268,19 @@ impl Listener {
             let to = to.clone();
             handshakes.start(async move {
                 if let Some(connection) = shake_hands(connection, acceptor).await {
-                    let _ = to.send(Ok(connection)).await;
+                    let _ = to.send(connection).await;
                 }
             });
         }
     }
 }
 
-async fn shake_hands(connection: Connection, acceptor: Option<TlsAcceptor>) -> Option<Connection> {
+async fn shake_hands(connection: Transport, acceptor: Option<TlsAcceptor>) -> Option<Transport> {
     let Some(acceptor) = acceptor else {
         return Some(connection);
     };
     match timeout(HANDSHAKE, acceptor.accept(connection)).await {
-        Ok(Ok(stream)) => Some(Connection(Box::pin(stream))),
+        Ok(Ok(stream)) => Some(Box::pin(stream)),
         Ok(Err(e)) => {
             warn!("a client failed the TLS handshake: {e}");
             None
@@ -302,51 +302,5 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
         Err(_) => fs::remove_file(path),
-    }
-}
-
-trait Transport: AsyncRead + AsyncWrite + Send {}
-impl<T: AsyncRead + AsyncWrite + Send> Transport for T {}
-
-/// A client's connection, whatever it runs over.
-pub struct Connection(Pin<Box<dyn Transport>>);
-
-impl Connected for Connection {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut task::Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> task::Poll<io::Result<()>> {
-        self.0.as_mut().poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut task::Context<'_>,
-        buf: &[u8],
-    ) -> task::Poll<io::Result<usize>> {
-        self.0.as_mut().poll_write(cx, buf)
-    }
-
-    fn poll_flush(
-        mut self: Pin<&mut Self>,
-        cx: &mut task::Context<'_>,
-    ) -> task::Poll<io::Result<()>> {
-        self.0.as_mut().poll_flush(cx)
-    }
-
-    fn poll_shutdown(
-        mut self: Pin<&mut Self>,
-        cx: &mut task::Context<'_>,
-    ) -> task::Poll<io::Result<()>> {
-        self.0.as_mut().poll_shutdown(cx)
     }
 }

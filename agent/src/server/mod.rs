@@ -2,12 +2,14 @@
 The gRPC service `tcptracer.v1`. Read-only; the proto types exist only here.
 
 A call turns its request into a typed filter, or refuses it naming the field, and asks the node's task
-for the rest. Nothing here holds state but the limit on streams.
+for the rest. Nothing here holds state but the limits on streams and connections.
 */
 
+mod connection;
 pub mod convert;
 mod listen;
 mod service;
 
+pub use connection::Door;
 pub use listen::{Address, Listener, Tls};
 pub use service::{About, Service, serve};

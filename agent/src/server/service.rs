@@ -19,6 +19,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+use super::connection::{Door, KEEPALIVE};
 use super::convert;
 use super::listen::Listener;
 use crate::event::Event;
@@ -31,9 +32,6 @@ const MAX_REQUEST: usize = 1 << 20;
 
 /// Connections in one message of a list.
 const LIST_BATCH: usize = 512;
-
-/// Between two looks whether a client is still there.
-const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// What does not change while the agent runs.
 #[derive(Clone, Debug)]
@@ -231,10 +229,11 @@ async fn next_frame(
     })
 }
 
-/// Serves until `stop`, and then until the streams have ended.
+/// Serves whom the door admits until `stop`, and then until the streams have ended.
 pub async fn serve(
     service: Service,
     listener: Listener,
+    door: Door,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let reflection = |builder: tonic_reflection::server::Builder<'static>| {
@@ -259,7 +258,7 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .tcp_nodelay(true)
         .add_routes(routes)
-        .serve_with_incoming_shutdown(listener.incoming(), stop.cancelled_owned())
+        .serve_with_incoming_shutdown(listener.incoming(door), stop.cancelled_owned())
         .await
         .context("the gRPC server failed")
 }

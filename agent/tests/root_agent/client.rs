@@ -44,11 +44,15 @@ fn within<T>(what: &str, runtime: &Runtime, future: impl Future<Output = T>) -> 
 
 impl Client {
     pub fn connect(socket: &Path) -> Self {
+        Self::try_connect(socket).expect("the agent can be reached")
+    }
+
+    pub fn try_connect(socket: &Path) -> Result<Self, tonic::transport::Error> {
         let connector = |socket: PathBuf| async move {
             let stream = UnixStream::connect(socket).await?;
             Ok(TokioIo::new(stream))
         };
-        Self::by(socket, connector).expect("the agent can be reached")
+        Self::by(socket, connector)
     }
 
     /// With TLS; the agent is expected to be called `agent`.

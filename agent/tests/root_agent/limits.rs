@@ -1,5 +1,8 @@
 //! What clients and containers may try.
 
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tcptracer_proto::v1;
@@ -13,15 +16,16 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-use crate::client::{identity, of};
+use crate::client::{Client, identity, of};
 use crate::node::{Node, fresh_id, fresh_uid};
 use crate::subscriber::{Got, Subscriber};
-use crate::support::{Actor, wait_until};
+use crate::support::{Actor, DEADLINE, wait_until};
 use crate::tests;
 
 tests![
     a_stopped_client_loses_its_own_events_only,
     streams_are_limited,
+    connections_are_limited,
     requests_are_limited,
     health_and_reflection_answer,
     hostile_names_reach_the_client_unharmed,
@@ -100,6 +104,41 @@ fn streams_are_limited() {
     wait_until("there is room again", || {
         agent.try_watch(v1::WatchRequest::default()).is_ok()
     });
+}
+
+/// Who is served stays so; who comes when it is full is turned away at once, until somebody leaves.
+fn connections_are_limited() {
+    const LIMIT: usize = 1 + 64;
+    const TOO_MANY: usize = 6;
+    let node = Node::with(&["--max-streams", "1"]);
+    let agent = node.client();
+    let watch = agent.watch(of("shop"));
+    let idle: Vec<_> = (1..LIMIT + TOO_MANY)
+        .map(|_| {
+            let stream = UnixStream::connect(node.socket()).expect("the agent listens");
+            stream.set_nonblocking(true).expect("it can be asked");
+            stream
+        })
+        .collect();
+    let is_closed = |mut stream: &UnixStream| matches!(stream.read(&mut [0]), Ok(0));
+    let refused = format!("tcptracer_refused_connections_total {TOO_MANY}");
+    wait_until("some are refused", || {
+        node.get("/metrics").lines().any(|line| line == refused)
+    });
+    wait_until("they are closed", || {
+        idle.iter().filter(|stream| is_closed(stream)).count() == TOO_MANY
+    });
+    let why = "because 65 are open (--max-streams and 64)";
+    let told = || node.agent.log.recv_timeout(DEADLINE).expect("it is logged");
+    while !told().contains(why) {}
+    assert!(!node.agent.log.try_iter().any(|line| line.contains(why)));
+    assert_eq!(agent.info().subscribers, 1);
+
+    drop(idle);
+    wait_until("there is room again", || {
+        Client::try_connect(&node.socket()).is_ok_and(|client| client.try_info().is_ok())
+    });
+    drop(watch);
 }
 
 fn requests_are_limited() {
