@@ -128,6 +128,28 @@ pub struct PinnedSet {
     members: HashSet<u64>,
 }
 
+/// How a set becomes another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Change {
+    remove: Vec<u64>,
+    add: Vec<u64>,
+}
+
+impl Change {
+    /// From the one to the other, in order: if there is not room for all, it does not depend on chance for whom.
+    fn between(members: &HashSet<u64>, wanted: &HashSet<u64>) -> Self {
+        let but = |set: &HashSet<u64>, other: &HashSet<u64>| {
+            let mut rest: Vec<u64> = set.difference(other).copied().collect();
+            rest.sort_unstable();
+            rest
+        };
+        Self {
+            remove: but(members, wanted),
+            add: but(wanted, members),
+        }
+    }
+}
+
 /// What became of a change of the content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
@@ -187,8 +209,8 @@ impl PinnedSet {
     /// Makes `wanted` the content, removing first to make room.
     pub fn replace(&mut self, wanted: &HashSet<u64>) -> Outcome {
         let mut outcome = Outcome::default();
-        let unwanted: Vec<u64> = self.members.difference(wanted).copied().collect();
-        for member in unwanted {
+        let Change { remove, add } = Change::between(&self.members, wanted);
+        for member in remove {
             match self.map.delete(&member.to_ne_bytes()) {
                 Err(e) if e.kind() != ErrorKind::NotFound => outcome.failed += 1,
                 _ => {
@@ -196,9 +218,8 @@ impl PinnedSet {
                 }
             }
         }
-        let missing: Vec<u64> = wanted.difference(&self.members).copied().collect();
         let value = self.of.value();
-        for member in missing {
+        for member in add {
             match self
                 .map
                 .update(&member.to_ne_bytes(), &value, MapFlags::ANY)
@@ -272,5 +293,51 @@ impl Drop for PinnedSet {
         let _ = fs::remove_file(&self.path);
         // As long as there is another map in the folder, it stays.
         let _ = self.path.parent().map(fs::remove_dir);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn change<const N: usize, const M: usize>(from: [u64; N], to: [u64; M]) -> Change {
+        Change::between(&from.into(), &to.into())
+    }
+
+    #[test]
+    fn only_what_differs_is_changed() {
+        let both = Change {
+            remove: vec![1, 2],
+            add: vec![5, 9],
+        };
+        assert_eq!(change([2, 1, 3], [9, 3, 5]), both);
+        assert_eq!(change([], []), Change::default());
+        assert_eq!(change([1, 2], [2, 1]), Change::default());
+        assert_eq!(change([1, 2], []).remove, [1, 2]);
+        assert_eq!(change([], [u64::MAX, 0]).add, [0, u64::MAX]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_change_leads_to_what_is_wanted_and_then_there_is_none(
+            members: HashSet<u64>, wanted: HashSet<u64>, kept: HashSet<u64>,
+        ) {
+            let members = &members | &kept;
+            let wanted = &wanted | &kept;
+            let Change { remove, add } = Change::between(&members, &wanted);
+            // What stays is not touched.
+            prop_assert!(remove.iter().chain(&add).all(|member| !kept.contains(member)));
+            let mut after = members;
+            for member in &remove {
+                prop_assert!(after.remove(member));
+            }
+            for member in &add {
+                prop_assert!(after.insert(*member));
+            }
+            prop_assert_eq!(&after, &wanted);
+            prop_assert_eq!(Change::between(&after, &wanted), Change::default());
+        }
     }
 }

@@ -205,3 +205,166 @@ impl PinnedFilterSet {
         self.pair.usage()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::fixture;
+    use crate::identity::LINGER;
+    use crate::kube::Pod;
+
+    /// Cgroups of the containers of the pods 1 to 5; their mount namespaces have numbers that are higher by 1000.
+    const SHOP: u64 = 11;
+    const GONE: u64 = 12;
+    const OTHER: u64 = 13;
+    const UNKNOWN: u64 = 14;
+    const NO_PROCESS: u64 = 15;
+
+    /// As it may be on a node: some containers of `shop`, one of which has gone, one of another namespace, and one whose
+    /// pod has not been told of.
+    fn index(now: Instant) -> Index {
+        let mut index = Index::new(true);
+        index.cgroup_made(ROOT_CGROUP, "/", now);
+        index.cgroup_made(9, "/system.slice", now);
+        for (n, cgroup) in [SHOP, GONE, OTHER, UNKNOWN, NO_PROCESS]
+            .into_iter()
+            .enumerate()
+        {
+            let n = n as u32 + 1;
+            let namespace = match cgroup {
+                OTHER => "other",
+                _ => "shop",
+            };
+            if cgroup != UNKNOWN {
+                index.pod_applied(Arc::new(Pod {
+                    namespace: namespace.into(),
+                    ..fixture::pod(n)
+                }));
+            }
+            index.cgroup_made(cgroup, &fixture::cgroup_path(n), now);
+            // What the container nests is no more to select.
+            index.cgroup_made(
+                cgroup + 100,
+                &format!("{}/nested", fixture::cgroup_path(n)),
+                now,
+            );
+            if cgroup != NO_PROCESS {
+                let (key, _) = index.attribute(cgroup, 0, None);
+                index.set_mount_namespace(key.expect("a container"), cgroup + 1000);
+            }
+        }
+        index.cgroup_removed(GONE, now);
+        index
+    }
+
+    fn wanted(cgroups: &[u64]) -> Wanted {
+        let is_told = |cgroup: &u64| ![ROOT_CGROUP, NO_CGROUP, NO_PROCESS].contains(cgroup);
+        Wanted {
+            cgroups: cgroups.iter().copied().collect(),
+            mounts: cgroups
+                .iter()
+                .filter(|c| is_told(c))
+                .map(|c| c + 1000)
+                .collect(),
+        }
+    }
+
+    fn of_namespace(namespace: &str) -> Filter {
+        Filter {
+            whose: Whose {
+                namespaces: [namespace.to_owned()].into(),
+                ..Whose::default()
+            },
+            ..Filter::default()
+        }
+    }
+
+    fn allow(filter: Filter) -> Matcher {
+        Matcher::new(vec![filter], Vec::new())
+    }
+
+    #[track_caller]
+    fn assert_wanted(matchers: &[Matcher], cgroups: &[u64]) {
+        let now = Instant::now();
+        let selected = for_subscribers(&index(now), matchers.iter(), now);
+        assert_eq!(selected, wanted(cgroups));
+    }
+
+    #[test]
+    fn without_subscribers_nothing_passes() {
+        assert_wanted(&[], &[]);
+    }
+
+    #[test]
+    fn what_is_asked_for_passes_and_what_may_turn_out_to_be_it() {
+        // Closes of what has gone trail.
+        let shop = [SHOP, GONE, NO_PROCESS];
+        assert_wanted(
+            &[allow(of_namespace("shop"))],
+            &[&shop[..], &[UNKNOWN]].concat(),
+        );
+        assert_wanted(&[allow(of_namespace("nobody's"))], &[UNKNOWN]);
+        let not_other = Filter {
+            whose: Whose {
+                scope: Some(Scope::Pods),
+                ..Whose::default()
+            },
+            ..Filter::default()
+        };
+        let not_other = Matcher::new(vec![not_other], vec![of_namespace("other")]);
+        assert_wanted(&[not_other], &[&shop[..], &[UNKNOWN]].concat());
+    }
+
+    #[test]
+    fn of_several_subscribers_each_gets_its_own() {
+        let matchers = ["shop", "other", "shop"].map(|ns| allow(of_namespace(ns)));
+        assert_wanted(&matchers, &[SHOP, GONE, NO_PROCESS, OTHER, UNKNOWN]);
+    }
+
+    #[test]
+    fn for_the_hosts_own_processes_everything_passes() {
+        let host = Filter {
+            whose: Whose {
+                scope: Some(Scope::Host),
+                ..Whose::default()
+            },
+            ..Filter::default()
+        };
+        assert_wanted(&[allow(host)], &[ROOT_CGROUP, NO_CGROUP, UNKNOWN]);
+        let all = [SHOP, GONE, OTHER, UNKNOWN, NO_PROCESS];
+        assert_wanted(
+            &[allow(Filter::default())],
+            &[&all[..], &[ROOT_CGROUP, NO_CGROUP]].concat(),
+        );
+    }
+
+    #[test]
+    fn what_nobody_names_for_a_minute_is_given_up() {
+        let start = Instant::now();
+        let index = index(start);
+        let shop = [allow(of_namespace("shop"))];
+        let of_shop = wanted(&[SHOP, GONE, NO_PROCESS]);
+        let after = |age| for_subscribers(&index, shop.iter(), start + age);
+        assert_ne!(after(LINGER - std::time::Duration::from_millis(1)), of_shop);
+        assert_eq!(after(LINGER), of_shop);
+    }
+
+    #[test]
+    fn a_set_has_what_exists_and_is_known() {
+        let now = Instant::now();
+        let set = |text: &str| {
+            let set: FilterSet = text.parse().expect("a filter set");
+            let filter = Filter {
+                whose: set.whose,
+                ..Filter::default()
+            };
+            for_set(&index(now), &allow(filter))
+        };
+        assert_eq!(set("carts=shop:app=cart"), wanted(&[SHOP, NO_PROCESS]));
+        assert_eq!(set("carts=app=cart"), wanted(&[SHOP, OTHER, NO_PROCESS]));
+        assert_eq!(set("carts=shop:app=db"), wanted(&[]));
+        assert_eq!(set("carts=shop:"), wanted(&[SHOP, NO_PROCESS]));
+    }
+}
