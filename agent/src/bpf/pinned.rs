@@ -126,6 +126,8 @@ pub struct PinnedSet {
     path: PathBuf,
     map: MapHandle,
     members: HashSet<u64>,
+    /// Of those that were wanted the last time.
+    without_room: usize,
 }
 
 /// How a set becomes another.
@@ -175,6 +177,7 @@ impl PinnedSet {
             path,
             map,
             members: HashSet::new(),
+            without_room: 0,
         };
         set.refresh();
         let outcome = set.replace(&HashSet::new());
@@ -206,6 +209,11 @@ impl PinnedSet {
         self.map.max_entries()
     }
 
+    /// For how many of those that are wanted there is no room.
+    pub fn without_room(&self) -> usize {
+        self.without_room
+    }
+
     /// Makes `wanted` the content, removing first to make room.
     pub fn replace(&mut self, wanted: &HashSet<u64>) -> Outcome {
         let mut outcome = Outcome::default();
@@ -233,6 +241,7 @@ impl PinnedSet {
                 Err(_) => outcome.failed += 1,
             }
         }
+        self.without_room = outcome.no_room;
         outcome
     }
 

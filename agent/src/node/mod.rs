@@ -113,6 +113,8 @@ pub struct MapUse {
     pub entries: usize,
     /// Entries there is room for.
     pub capacity: usize,
+    /// Containers for which there is none.
+    pub without_room: usize,
 }
 
 /// How the agent fares.

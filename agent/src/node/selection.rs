@@ -123,6 +123,7 @@ impl Pair {
                 },
                 entries: set.len(),
                 capacity: set.capacity() as usize,
+                without_room: set.without_room(),
             })
     }
 }

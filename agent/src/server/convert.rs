@@ -15,6 +15,7 @@ use crate::filter::{Filter, MAX_FILTERS, Matcher, Scope, What, Whose};
 use crate::hub::{Loss, LossSource, Status};
 use crate::identity::{Attribution, Evidence, Names};
 use crate::kube::Workload;
+use crate::node::MapUse;
 
 /// Values in one field of a filter, at most.
 const MAX_VALUES: usize = 256;
@@ -353,6 +354,16 @@ pub fn lost(loss: Loss) -> v1::Lost {
         }
         .into(),
         count: loss.count,
+    }
+}
+
+/// A filter map as it is told.
+pub fn filter_map(map: MapUse) -> v1::FilterMap {
+    v1::FilterMap {
+        name: map.name,
+        entries: map.entries as u32,
+        capacity: map.capacity as u32,
+        without_room: map.without_room as u32,
     }
 }
 

@@ -207,6 +207,7 @@ impl TcpTracerService for Service {
             sequence: report.sequence,
             lost: report.lost.into_iter().map(convert::lost).collect(),
             containers: report.sizes.containers as u32,
+            filter_maps: report.maps.into_iter().map(convert::filter_map).collect(),
         }))
     }
 }

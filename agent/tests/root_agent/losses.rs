@@ -1,5 +1,6 @@
 //! What the kernel or the agent lost, and that nothing stays wrong because of it.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -273,8 +274,8 @@ fn a_full_filter_set_is_told() {
     ]);
     let agent = node.client();
     let cart = json!({"app": "cart"});
-    let _first = node.pod("shop", "cart-0", cart.clone());
-    let _second = node.pod("shop", "cart-1", cart);
+    let first = node.pod("shop", "cart-0", cart.clone());
+    let second = node.pod("shop", "cart-1", cart);
     agent.wait_for_pods(2);
     let _other = node.pod("shop", "db-0", json!({}));
     agent.wait_for_pods(3);
@@ -285,5 +286,26 @@ fn a_full_filter_set_is_told() {
     let metrics = node.get("/metrics");
     let line = "tcptracer_map_errors_total 1";
     assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
-    assert_eq!(agent.info().lost, []);
+    let map = |name: &str, entries, without_room| v1::FilterMap {
+        name: name.into(),
+        entries,
+        capacity: 1,
+        without_room,
+    };
+    let info = agent.info();
+    assert_eq!(info.lost, []);
+    let of_subscribers = ["cgroupmap", "mntnsmap"].map(|name| map(name, 0, 0));
+    assert_eq!(info.filter_maps[..2], of_subscribers);
+    assert_eq!(info.filter_maps[2], map("carts/cgroupmap", 1, 1));
+    // Its containers are in the mount namespace of the host, which is none of theirs.
+    assert_eq!(info.filter_maps[3..], [map("carts/mntnsmap", 0, 0)]);
+
+    drop(first);
+    wait_until("there is room", || {
+        agent.info().filter_maps[2] == map("carts/cgroupmap", 1, 0)
+    });
+    assert_eq!(
+        node.keys("carts/cgroupmap"),
+        HashSet::from([second.cgroup_id()])
+    );
 }
