@@ -27,7 +27,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::config::Config;
 use super::connections::Connections;
 use super::load::{attach, load, snapshot};
-use super::probe::Plan;
+use super::probe::{Plan, Shortcoming};
 use super::programs::{self, Program};
 use super::skel::TcptracerSkel;
 use super::skel::types::tt_counter;
@@ -60,6 +60,8 @@ pub enum Message {
     Lost(Losses),
     /// A cgroup came or went. It comes before the events of processes in it.
     Cgroup(CgroupChange),
+    /// What the plan had is missing from now on, for this reason.
+    Lacks(Shortcoming, String),
 }
 
 /// Takes what the ring thread says, and never blocks.
@@ -262,6 +264,11 @@ impl Outlet {
         }
     }
 
+    /// Should there be no room, the hook's own state says it still.
+    fn lacks(&mut self, what: Shortcoming, why: &libbpf_rs::Error) {
+        let _ = (self.consumer)(Message::Lacks(what, why.to_string()));
+    }
+
     fn flush(&mut self) {
         if self.batch.is_empty() {
             return;
@@ -367,7 +374,10 @@ fn drain_until(
             io_uring_wanted = false;
             let link = skel.progs.tt_io_uring_complete.attach();
             programs::tried_io_uring(&report.programs, &link);
-            links.extend(link);
+            match link {
+                Ok(link) => links.push(link),
+                Err(e) => out.lacks(Shortcoming::IoUringAccepts, &e),
+            }
         }
         if drained {
             report.events_came();

@@ -55,6 +55,7 @@ impl<W: Write> Output<W> {
                 warn_of(&self.lost, total);
                 self.lost = *total;
             }
+            Message::Lacks(what, why) => say(&format!("{what}: {why}")),
             Message::Cgroup(_) => {}
             Message::Events(events) => {
                 if let Style::Json(clock) = &mut self.style {

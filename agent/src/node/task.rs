@@ -180,6 +180,11 @@ impl Node {
             Message::Cgroup(CgroupChange::Removed { id }) => {
                 self.with.index.cgroup_removed(id, now);
             }
+            Message::Lacks(what, why) => {
+                warn!("{what}: {why}");
+                self.status.shortcomings.push(what.to_string());
+                self.with.hub.set_status(self.status.clone());
+            }
         }
     }
 

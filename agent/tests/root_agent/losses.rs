@@ -10,13 +10,14 @@ use std::{process, thread};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
-use tcptracer::bpf::{self, PinDir};
+use tcptracer::bpf::{self, PinDir, Shortcoming};
 use tcptracer::cgroup::Hierarchy;
 use tcptracer::event::{Comm, ConnectionId, Event, Kind, Process, Reason, Role, Source};
 use tcptracer::hub::Hub;
 use tcptracer::identity::Index;
+use tcptracer::kube::Update;
 use tcptracer::metrics::Metrics;
-use tcptracer::node::{self, Command, Containers, Inputs, Pair};
+use tcptracer::node::{self, Command, Containers, Inputs, Pair, Report};
 use tcptracer_proto::v1::watch_response::Message;
 use tcptracer_proto::v1::{self, LossSource};
 use tokio::runtime::Runtime;
@@ -32,6 +33,7 @@ tests![
     a_container_whose_coming_was_lost_is_found,
     a_flood_of_questions_loses_no_event,
     after_each_question_the_tracer_has_its_turn,
+    a_hook_that_is_refused_later_is_told,
     who_idles_does_not_keep_others_from_asking,
     a_full_map_is_told_to_who_comes_later_too,
     a_full_filter_set_is_told,
@@ -131,58 +133,111 @@ fn a_flood_of_questions_loses_no_event() {
     assert_eq!(agent.info().lost, []);
 }
 
-/// The node's task alone, with as many questions before it as there are messages of the tracer: each answer knows of
-/// one event more.
-fn after_each_question_the_tracer_has_its_turn() {
-    const EACH: usize = 200;
-    let pins = PathBuf::from(format!("/sys/fs/bpf/tcptracer-test-{}-task", process::id()));
-    let pins = PinDir::open(&pins, &[]).expect("pins can be made");
-    let hierarchy = Hierarchy::detect(&mount_points("cgroup2")[0]).expect("the cgroups");
-    let node = node::Node::new(node::Config {
-        index: Index::new(true),
-        containers: Containers::new(hierarchy, "/proc".into()),
-        sets: Vec::new(),
-        maps: Pair::open(&pins, None, 1).expect("the maps can be pinned"),
-        pins,
-        hub: Hub::new(0, 0),
-        metrics: Arc::new(Metrics::new(false)),
-        labels: Vec::new(),
-        shortcomings: Vec::new(),
-        wanted: Arc::default(),
-        record: None,
-    });
-    let (events, tracer) = mpsc::channel(EACH);
-    let (commands, asked) = mpsc::channel(EACH);
-    let (_updates, pods) = mpsc::channel(1);
-    let stop = CancellationToken::new();
-    let mut answers = Vec::new();
-    for _ in 0..EACH {
-        let message = bpf::Message::Events(vec![EVENT]);
-        events.try_send(message).expect("there is room");
-        let (reply, answer) = oneshot::channel();
-        let command = Command::Report(reply);
-        commands.try_send(command).expect("there is room");
-        answers.push(answer);
+/// The node's task alone, and what it hears from.
+struct Task {
+    node: node::Node,
+    inputs: Inputs,
+    tracer: mpsc::Sender<bpf::Message>,
+    commands: mpsc::Sender<Command>,
+    _pods: mpsc::Sender<Update>,
+    stop: CancellationToken,
+}
+
+impl Task {
+    /// `room` is for as many questions, and messages of the tracer.
+    fn new(name: &str, room: usize) -> Self {
+        let pins = PathBuf::from(format!(
+            "/sys/fs/bpf/tcptracer-test-{}-{name}",
+            process::id()
+        ));
+        let pins = PinDir::open(&pins, &[]).expect("pins can be made");
+        let hierarchy = Hierarchy::detect(&mount_points("cgroup2")[0]).expect("the cgroups");
+        let node = node::Node::new(node::Config {
+            index: Index::new(true),
+            containers: Containers::new(hierarchy, "/proc".into()),
+            sets: Vec::new(),
+            maps: Pair::open(&pins, None, 1).expect("the maps can be pinned"),
+            pins,
+            hub: Hub::new(0, 0),
+            metrics: Arc::new(Metrics::new(false)),
+            labels: Vec::new(),
+            shortcomings: Vec::new(),
+            wanted: Arc::default(),
+            record: None,
+        });
+        let (tracer, messages) = mpsc::channel(room);
+        let (commands, asked) = mpsc::channel(room);
+        let (updates, pods) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        Self {
+            node,
+            inputs: Inputs {
+                tracer: messages,
+                pods,
+                commands: asked,
+                stop: stop.clone(),
+            },
+            tracer,
+            commands,
+            _pods: updates,
+            stop,
+        }
     }
 
-    let sequences = Runtime::new().expect("a runtime").block_on(async {
-        let task = tokio::spawn(node.run(Inputs {
-            tracer,
-            pods,
-            commands: asked,
-            stop: stop.clone(),
-        }));
-        let mut sequences = Vec::new();
-        for answer in answers {
-            sequences.push(answer.await.expect("an answer").sequence);
-        }
-        stop.cancel();
-        drop(events);
-        let ended = task.await.expect("the task does not panic");
-        ended.expect("the task ends well");
-        sequences
-    });
-    assert!(sequences.into_iter().eq(0..EACH as u64));
+    fn say(&self, message: bpf::Message) {
+        self.tracer.try_send(message).expect("there is room");
+    }
+
+    fn ask(&self) -> oneshot::Receiver<Report> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Report(reply);
+        self.commands.try_send(command).expect("there is room");
+        answer
+    }
+
+    /// Runs it until all is answered.
+    fn answers(self, questions: Vec<oneshot::Receiver<Report>>) -> Vec<Report> {
+        Runtime::new().expect("a runtime").block_on(async {
+            let task = tokio::spawn(self.node.run(self.inputs));
+            let mut answers = Vec::new();
+            for question in questions {
+                answers.push(question.await.expect("an answer"));
+            }
+            self.stop.cancel();
+            drop(self.tracer);
+            let ended = task.await.expect("the task does not panic");
+            ended.expect("the task ends well");
+            answers
+        })
+    }
+}
+
+/// With as many questions before the task as there are messages of the tracer: each answer knows of one event more.
+fn after_each_question_the_tracer_has_its_turn() {
+    const EACH: usize = 200;
+    let task = Task::new("task", EACH);
+    let mut questions = Vec::new();
+    for _ in 0..EACH {
+        task.say(bpf::Message::Events(vec![EVENT]));
+        questions.push(task.ask());
+    }
+    let answers = task.answers(questions);
+    let sequences = answers.iter().map(|report| report.sequence);
+    assert!(sequences.eq(0..EACH as u64));
+}
+
+/// The kernel may refuse what it took before, when it is tried at the start.
+fn a_hook_that_is_refused_later_is_told() {
+    let task = Task::new("hook", 2);
+    task.say(bpf::Message::Lacks(
+        Shortcoming::IoUringAccepts,
+        "no permission".into(),
+    ));
+    let questions = vec![task.ask(), task.ask()];
+    let answers = task.answers(questions);
+    let told: Vec<_> = answers.iter().map(|r| &r.status.shortcomings[..]).collect();
+    let lacks = Shortcoming::IoUringAccepts.to_string();
+    assert_eq!(told, [&[][..], &[lacks]]);
 }
 
 /// Of nobody: it does not wait to be named.

@@ -140,6 +140,7 @@ impl Said {
             Message::Events(batch) => self.events.extend(batch),
             Message::Cgroup(change) => self.cgroups.push((change, self.events.len())),
             Message::Lost(losses) => self.losses = losses,
+            Message::Lacks(what, why) => panic!("{what}: {why}"),
         }
     }
 
