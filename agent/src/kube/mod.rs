@@ -7,6 +7,8 @@ Kubernetes' types exist only here; a [`Pod`] is what is kept of one.
 
 mod api;
 mod file;
+#[cfg(test)]
+mod fixtures;
 mod kubelet;
 mod pod;
 mod source;
