@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use http::header::{AUTHORIZATION, HeaderValue};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use kube::client::Body;
-use kube::config::AuthInfo;
 use kube::{Client, Config};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -33,13 +33,23 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MAX_ANSWER: usize = 64 << 20;
 
 pub(super) async fn run(kubelet: &Kubelet, wanted: &Notify, outlet: Outlet) -> Result<Gone> {
-    let client = client(kubelet).await?;
-    Ok(poll(&client, wanted, outlet)
+    let kubelet = Asked {
+        client: client(kubelet)?,
+        token_file: kubelet.token_file.as_deref(),
+    };
+    Ok(poll(&kubelet, wanted, outlet)
         .await
         .map_or_else(|gone| gone, |()| Gone))
 }
 
-async fn client(kubelet: &Kubelet) -> Result<Client> {
+/// A kubelet that is asked.
+struct Asked<'a> {
+    client: Client,
+    /// Read for each question: tokens are replaced now and then.
+    token_file: Option<&'a Path>,
+}
+
+fn client(kubelet: &Kubelet) -> Result<Client> {
     let url = kubelet
         .url
         .parse()
@@ -54,13 +64,6 @@ async fn client(kubelet: &Kubelet) -> Result<Client> {
     };
     // Read again now and then.
     config.root_cert_file.clone_from(&kubelet.ca_file);
-    config.auth_info = AuthInfo {
-        token_file: kubelet
-            .token_file
-            .as_ref()
-            .map(|path| path.display().to_string()),
-        ..AuthInfo::default()
-    };
     Client::try_from(config).context("--pods kubelet: cannot use the configuration")
 }
 
@@ -72,11 +75,11 @@ fn certificates(path: &Path) -> Result<Vec<Vec<u8>>> {
     Ok(certificates.into_iter().map(|c| c.to_vec()).collect())
 }
 
-async fn poll(client: &Client, wanted: &Notify, mut outlet: Outlet) -> Result<(), Gone> {
+async fn poll(kubelet: &Asked<'_>, wanted: &Notify, mut outlet: Outlet) -> Result<(), Gone> {
     let mut last = None;
     loop {
         let asked = Instant::now();
-        match fetch(client, &mut last).await {
+        match fetch(kubelet, &mut last).await {
             Ok(pods) => {
                 outlet.works().await?;
                 if let Some(pods) = pods {
@@ -93,8 +96,8 @@ async fn poll(client: &Client, wanted: &Notify, mut outlet: Outlet) -> Result<()
 }
 
 /// The pods, unless the answer is the same as the last one.
-async fn fetch(client: &Client, last: &mut Option<u64>) -> Result<Option<Vec<Arc<Pod>>>> {
-    let answer = timeout(PATIENCE, ask(client))
+async fn fetch(kubelet: &Asked<'_>, last: &mut Option<u64>) -> Result<Option<Vec<Arc<Pod>>>> {
+    let answer = timeout(PATIENCE, kubelet.ask())
         .await
         .context("the kubelet does not answer")??;
     let mut hasher = DefaultHasher::new();
@@ -108,28 +111,47 @@ async fn fetch(client: &Client, last: &mut Option<u64>) -> Result<Option<Vec<Arc
     Ok(Some(pods))
 }
 
-async fn ask(client: &Client) -> Result<Vec<u8>> {
-    let request = Request::get("/pods").body(Body::empty())?;
-    let response = client
-        .send(request)
-        .await
-        .context("cannot ask the kubelet")?;
-    match response.status() {
-        StatusCode::OK => {}
-        StatusCode::UNAUTHORIZED => bail!("the kubelet does not accept our token (401)"),
-        StatusCode::FORBIDDEN => bail!(
-            "the kubelet does not let us read its pods (403): the service account needs get on nodes/pods, \
+impl Asked<'_> {
+    async fn ask(&self) -> Result<Vec<u8>> {
+        let mut request = Request::get("/pods").body(Body::empty())?;
+        if let Some(path) = self.token_file {
+            request
+                .headers_mut()
+                .insert(AUTHORIZATION, credentials(path).await?);
+        }
+        let response = self
+            .client
+            .send(request)
+            .await
+            .context("cannot ask the kubelet")?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::UNAUTHORIZED => bail!("the kubelet does not accept our token (401)"),
+            StatusCode::FORBIDDEN => bail!(
+                "the kubelet does not let us read its pods (403): the service account needs get on nodes/pods, \
              or on nodes/proxy before Kubernetes 1.33"
-        ),
-        other => bail!("the kubelet answers {other}"),
+            ),
+            other => bail!("the kubelet answers {other}"),
+        }
+        let body = Limited::new(response.into_body(), MAX_ANSWER)
+            .collect()
+            .await;
+        match body {
+            Ok(body) => Ok(body.to_bytes().into()),
+            Err(e) => bail!("cannot read what the kubelet says: {e}"),
+        }
     }
-    let body = Limited::new(response.into_body(), MAX_ANSWER)
-        .collect()
-        .await;
-    match body {
-        Ok(body) => Ok(body.to_bytes().into()),
-        Err(e) => bail!("cannot read what the kubelet says: {e}"),
-    }
+}
+
+async fn credentials(token_file: &Path) -> Result<HeaderValue> {
+    let shown = token_file.display();
+    let token = tokio::fs::read_to_string(token_file)
+        .await
+        .with_context(|| format!("--kubelet-token-file: cannot read {shown}"))?;
+    let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim()))
+        .with_context(|| format!("--kubelet-token-file: {shown} holds no token"))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// Between four and six fifths of it.

@@ -22,7 +22,7 @@ const MAX_LOGGED: usize = 16;
 pub struct Kubelet {
     /// `https://ADDRESS:10250`.
     pub url: String,
-    /// Where the token for it is, if it wants one. Read again when it is replaced.
+    /// Where the token for it is, if it wants one. Read for each question.
     pub token_file: Option<PathBuf>,
     /// Whose certificate it has, PEM; without one, the system's authorities.
     pub ca_file: Option<PathBuf>,

@@ -3,19 +3,25 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{Response, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Uri};
 use futures::{StreamExt, stream};
 use kube::{Client, Config};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::server::ServerConfig;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::source::{Kubelet, Outlet, Source, Update};
 use super::{api, run};
@@ -212,13 +218,33 @@ async fn missing_rights_are_told_once_and_heal() {
     assert_eq!(next(&mut updates).await, "replaced a");
 }
 
+/// What a kubelet says at `/pods`.
+fn pods(names: &[&str]) -> String {
+    let items: Vec<_> = names.iter().map(|name| pod(name, 1)).collect();
+    json!({ "kind": "PodList", "apiVersion": "v1", "items": items }).to_string()
+}
+
+fn kubelet_at(url: String) -> Kubelet {
+    Kubelet {
+        url,
+        token_file: None,
+        ca_file: None,
+        insecure: false,
+    }
+}
+
+/// Asks at once, and again whenever it is notified.
+fn ask_kubelet(kubelet: Kubelet) -> (mpsc::Receiver<Update>, Arc<Notify>) {
+    let (sender, updates) = mpsc::channel(1);
+    let wanted = Arc::new(Notify::new());
+    let source = Source::Kubelet(kubelet);
+    tokio::spawn(run(source, "node-1".into(), Arc::clone(&wanted), sender));
+    (updates, wanted)
+}
+
 #[tokio::test]
 async fn the_kubelet_may_say_anything() {
     let whole = |code, text: &str| Answer::Whole(code, text.into());
-    let pods = |names: &[&str]| {
-        let items: Vec<_> = names.iter().map(|name| pod(name, 1)).collect();
-        json!({ "kind": "PodList", "apiVersion": "v1", "items": items }).to_string()
-    };
     let (url, mut asked) = fake(vec![
         whole(200, &pods(&["a"])),
         // The same again is no news.
@@ -231,21 +257,7 @@ async fn the_kubelet_may_say_anything() {
         whole(200, &pods(&[])),
     ])
     .await;
-    let kubelet = Kubelet {
-        url,
-        token_file: None,
-        ca_file: None,
-        insecure: false,
-    };
-    let (sender, mut updates) = mpsc::channel(1);
-    let wanted = Arc::new(Notify::new());
-    let source = run(
-        Source::Kubelet(kubelet),
-        "node-1".into(),
-        Arc::clone(&wanted),
-        sender,
-    );
-    tokio::spawn(source);
+    let (mut updates, wanted) = ask_kubelet(kubelet_at(url));
     // Containers keep appearing, so it is asked as often as it may be.
     tokio::spawn(async move {
         while let Some(request) = asked.recv().await {
@@ -271,6 +283,132 @@ async fn the_kubelet_may_say_anything() {
             "{update} instead of {expected}"
         );
     }
+}
+
+/// Issues certificates.
+struct Authority(rcgen::CertifiedIssuer<'static, rcgen::KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        Self(rcgen::CertifiedIssuer::self_signed(params, key).expect("an authority"))
+    }
+
+    fn write(&self, folder: &Path, name: &str) -> PathBuf {
+        let path = folder.join(name);
+        fs::write(&path, self.0.pem()).expect("written");
+        path
+    }
+
+    /// TLS with a certificate for the loopback address.
+    fn server(&self) -> TlsAcceptor {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(["127.0.0.1".into()]).expect("a name");
+        let certificate = params.signed_by(&key, &self.0).expect("a certificate");
+        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions of TLS")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .expect("they belong together");
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+/// Accepts who trusts the certificate.
+struct TlsListener(TcpListener, TlsAcceptor);
+
+impl axum::serve::Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let (stream, address) = self.0.accept().await.expect("a connection");
+            if let Ok(stream) = self.1.accept(stream).await {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.0.local_addr()
+    }
+}
+
+#[tokio::test]
+async fn the_kubelets_certificate_counts_unless_told_otherwise() {
+    let (ours, another) = (Authority::new(), Authority::new());
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let ours_file = ours.write(folder.path(), "ours");
+    let another_file = another.write(folder.path(), "another");
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("https://{}", socket.local_addr().expect("an address"));
+    let router = Router::new().fallback(async || pods(&["a"]));
+    let listener = TlsListener(socket, ours.server());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+
+    for (ca_file, insecure, is_trusted) in [
+        (Some(&ours_file), false, true),
+        (Some(&another_file), false, false),
+        (Some(&another_file), true, true),
+        (None, true, true),
+    ] {
+        let (mut updates, _) = ask_kubelet(Kubelet {
+            ca_file: ca_file.cloned(),
+            insecure,
+            ..kubelet_at(url.clone())
+        });
+        let said = next(&mut updates).await;
+        match is_trusted {
+            true => assert_eq!(said, "replaced a"),
+            false => {
+                let expected = "failed cannot ask the kubelet: ";
+                assert!(said.starts_with(expected), "{ca_file:?}: {said}");
+                assert!(said.contains("certificate"), "{ca_file:?}: {said}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_token_is_read_again() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let token = folder.path().join("token");
+    let router = Router::new().fallback(async |headers: HeaderMap| {
+        let credentials = headers.get("authorization").map(HeaderValue::as_bytes);
+        match credentials {
+            Some(b"Bearer new") => Ok(pods(&["a"])),
+            _ => Err(StatusCode::UNAUTHORIZED),
+        }
+    });
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", socket.local_addr().expect("an address"));
+    tokio::spawn(async move { axum::serve(socket, router).await });
+
+    let (mut updates, wanted) = ask_kubelet(Kubelet {
+        token_file: Some(token.clone()),
+        ..kubelet_at(url)
+    });
+    let failed = next(&mut updates).await;
+    let expected = "failed --kubelet-token-file: cannot read ";
+    assert!(failed.starts_with(expected), "{failed}");
+    for (content, expected) in [
+        ("no\0token", "failed --kubelet-token-file: "),
+        ("old", "failed the kubelet does not accept our token (401)"),
+        ("new\n", "recovered"),
+    ] {
+        fs::write(&token, content).expect("written");
+        wanted.notify_one();
+        let told = next(&mut updates).await;
+        assert!(told.starts_with(expected), "{told}");
+        assert!(!told.contains("no\0token"), "{told}");
+    }
+    assert_eq!(next(&mut updates).await, "replaced a");
 }
 
 #[tokio::test]
