@@ -38,9 +38,11 @@ pub fn mount_namespace(
     pids.iter().find_map(|pid| {
         let file = File::open(link(proc, *pid)).ok()?;
         let inode = file.metadata().ok()?.ino();
-        // After the file: of a process that has ended since, this cannot be told.
+        // After the file: of a process that has ended since, these cannot be told, and its id may be another's.
         let parent = parent(proc, *pid)?;
-        let has_arrived = Some(inode) != host && !is_shared_outside(proc, path, parent, inode);
+        let has_arrived = is_inside(proc, path, *pid)
+            && Some(inode) != host
+            && !is_shared_outside(proc, path, parent, inode);
         has_arrived.then_some(MountNamespace { inode, _file: file })
     })
 }
@@ -48,16 +50,18 @@ pub fn mount_namespace(
 /// Whether the children of this process have their namespace from without the container: from the nearest ancestor
 /// there.
 fn is_shared_outside(proc: &Path, path: &str, parent_pid: u32, inode: u64) -> bool {
-    let is_inside = |pid: u32| {
-        let cgroups = fs::read_to_string(proc.join(pid.to_string()).join("cgroup"));
-        // Where the reader has a root of its own the path has another beginning, and the same end.
-        let name = path.rsplit('/').next().unwrap_or(path);
-        cgroups.is_ok_and(|cgroups| cgroups.contains(name))
-    };
     iter::successors(Some(parent_pid), |pid| parent(proc, *pid))
         .take(MAX_ANCESTORS)
         .take_while(|pid| fs::metadata(link(proc, *pid)).is_ok_and(|m| m.ino() == inode))
-        .any(|pid| !is_inside(pid))
+        .any(|pid| !is_inside(proc, path, pid))
+}
+
+/// Whether the process is in the cgroup that has this path, or below.
+fn is_inside(proc: &Path, path: &str, pid: u32) -> bool {
+    let cgroups = fs::read_to_string(proc.join(pid.to_string()).join("cgroup"));
+    // Where the reader has a root of its own the path has another beginning, and the same end.
+    let name = path.rsplit('/').next().unwrap_or(path);
+    cgroups.is_ok_and(|cgroups| cgroups.contains(name))
 }
 
 /// The process' parent, if the process is there; 0 if it has none that is seen.
@@ -96,12 +100,17 @@ mod tests {
             Self(TempDir::new().expect("a directory for the test"))
         }
 
-        /// Makes a process in a namespace of its own, and returns the namespace.
+        /// Makes a process of the container in a namespace of its own, and returns the namespace.
         fn process(&self, pid: u32, comm: &str) -> u64 {
             let ns = link(self.0.path(), pid);
             fs::create_dir_all(ns.parent().expect("it has a folder")).expect("a folder");
             fs::write(self.0.path().join(format!("{pid}/comm")), comm).expect("a name");
             fs::write(self.0.path().join(format!("{pid}/status")), "PPid:\t0\n").expect("a status");
+            fs::write(
+                self.0.path().join(format!("{pid}/cgroup")),
+                format!("0::{SEEN}\n"),
+            )
+            .expect("a cgroup");
             fs::write(&ns, "").expect("a namespace");
             fs::metadata(&ns).expect("the namespace").ino()
         }
@@ -175,6 +184,16 @@ mod tests {
         proc.process(10, "x\n");
         fs::remove_file(proc.0.path().join("10/status")).expect("it had a status");
         assert_eq!(proc.first_of(&[10], None), None);
+    }
+
+    #[test]
+    fn who_has_the_id_of_a_process_that_has_ended_is_passed_over() {
+        let proc = Proc::new();
+        proc.process(10, "x\n");
+        proc.child(10, 1, "/kubepods/pod/4567");
+        let inode = proc.process(11, "x\n");
+        assert_eq!(proc.first_of(&[10], None), None);
+        assert_eq!(proc.first_of(&[10, 11], None), Some(inode));
     }
 
     #[test]
