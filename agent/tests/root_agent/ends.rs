@@ -10,8 +10,8 @@ use tcptracer_proto::v1::watch_response::Message;
 use tcptracer_proto::v1::{self, EventType};
 
 use crate::client::of;
-use crate::node::{Node, command};
-use crate::support::{DEADLINE, wait_until};
+use crate::node::{Node, command, fresh_id, fresh_uid};
+use crate::support::{Actor, DEADLINE, own_mounts, wait_until};
 use crate::tests;
 
 tests![
@@ -24,6 +24,7 @@ tests![
     after_a_crash_nothing_stale_is_selected,
     a_full_map_is_told,
     a_hundred_thousand_connections_leave_nothing,
+    a_thousand_pods_leave_nothing_but_what_is_known_for_a_minute,
 ];
 
 const LOCAL: &str = "127.0.0.1:0";
@@ -319,6 +320,52 @@ fn a_hundred_thousand_connections_leave_nothing() {
     ] {
         assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
     }
+}
+
+/// The maps of a filter set have room for one round only, and the agent holds the mount namespaces of one round only. That
+/// what is known is forgotten after the minute is for the tests of the index.
+fn a_thousand_pods_leave_nothing_but_what_is_known_for_a_minute() {
+    const ROUNDS: usize = 20;
+    const EACH: usize = 50;
+    let mut node = Node::with(&["--filter-set", "carts=shop:app=cart"]);
+    let agent = node.client();
+    let files = node.agent.files().count();
+    for round in 0..ROUNDS {
+        let carts: Vec<_> = (0..EACH)
+            .map(|n| {
+                let (uid, id) = (fresh_uid(), fresh_id());
+                let name = format!("cart-{round}-{n}");
+                node.add_pod("shop", &name, json!({"app": "cart"}), &uid, &id);
+                let actor = own_mounts(|| Actor::here("cart"));
+                node.container_of(uid, id, actor)
+            })
+            .collect();
+        let cgroups = carts.iter().map(|cart| cart.cgroup_id()).collect();
+        let mounts = carts.iter().map(|cart| cart.actor.mntns()).collect();
+        wait_until("the set has all", || {
+            node.keys("carts/cgroupmap") == cgroups && node.keys("carts/mntnsmap") == mounts
+        });
+        node.delete_pods();
+        drop(carts);
+        wait_until("the set has none", || {
+            node.keys("carts/cgroupmap").is_empty() && node.keys("carts/mntnsmap").is_empty()
+        });
+    }
+
+    wait_until("the pods are gone", || {
+        agent.info().pods.is_some_and(|p| p.pods == 0)
+    });
+    let info = agent.info();
+    assert!(info.containers as usize <= ROUNDS * EACH, "{info:?}");
+    for map in &info.filter_maps {
+        assert_eq!((map.entries, map.without_room), (0, 0), "{map:?}");
+    }
+    let metrics = node.get("/metrics");
+    let line = "tcptracer_map_errors_total 0";
+    assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
+    wait_until("its files are closed", || {
+        node.agent.files().count() == files
+    });
 }
 
 /// Entries of the agent's table of connections.

@@ -1,13 +1,16 @@
 //! Which events come, and under which names.
 
 use std::collections::HashSet;
+use std::fs;
+use std::hash::Hash;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tcptracer_proto::v1::{self, EventType};
 
 use crate::client::{assert_end, identity, kinds, of};
 use crate::node::{Container, Node, fresh_id, fresh_uid};
-use crate::support::wait_until;
+use crate::support::{Actor, own_mounts, wait_until};
 use crate::tests;
 
 tests![
@@ -17,6 +20,7 @@ tests![
     a_pod_that_is_told_of_late_is_named_from_then_on,
     nested_cgroups_are_the_containers,
     a_relabelled_pod_moves_in_and_out,
+    a_relabelled_pod_moves_within_a_second,
     the_last_close_of_a_deleted_pod_is_named,
     pods_that_come_and_go_are_never_mistaken,
     the_host_is_not_a_pod,
@@ -209,6 +213,35 @@ fn a_relabelled_pod_moves_in_and_out() {
     assert_eq!(kinds(&watch.events(1)), [EventType::Connect]);
 }
 
+/// Usually, as a busy machine may take its time.
+fn a_relabelled_pod_moves_within_a_second() {
+    const MOVES: usize = 9;
+    let mut node = Node::new();
+    let cart = node.pod("shop", "cart-0", json!({"app": "cart"}));
+    let agent = node.client();
+    agent.wait_for_pods(1);
+    let _watch = agent.watch(vec![v1::Filter {
+        label_selector: "app=cart".into(),
+        ..v1::Filter::default()
+    }]);
+    let inside = HashSet::from([cart.cgroup_id()]);
+    let mut took: Vec<Duration> = (0..MOVES)
+        .map(|n| {
+            let is_out = n % 2 == 0;
+            let start = Instant::now();
+            node.relabel("cart-0", json!({"app": if is_out { "db" } else { "cart" }}));
+            wait_until("the pod has moved", || {
+                node.keys("cgroupmap").is_empty() == is_out
+            });
+            start.elapsed()
+        })
+        .collect();
+    node.relabel("cart-0", json!({"app": "cart"}));
+    wait_until("the pod is in", || node.keys("cgroupmap") == inside);
+    took.sort();
+    assert!(took[MOVES / 2] < Duration::from_secs(1), "{took:?}");
+}
+
 fn the_last_close_of_a_deleted_pod_is_named() {
     let mut node = Node::new();
     let mut server = node.pod("other", "db-0", json!({}));
@@ -230,7 +263,10 @@ fn the_last_close_of_a_deleted_pod_is_named() {
     assert_eq!(identity(&last[0]).pod, "cart-0");
 }
 
+/// One after the other, they have the process ids and the inodes of mount namespaces of those before. Some are told by
+/// the latter alone, as their process leaves its cgroup.
 fn pods_that_come_and_go_are_never_mistaken() {
+    const ROUNDS: usize = 20;
     let mut node = Node::new();
     let mut server = node.pod("other", "db-0", json!({}));
     let agent = node.client();
@@ -243,20 +279,70 @@ fn pods_that_come_and_go_are_never_mistaken() {
         });
     };
 
-    for round in 0..20 {
+    let (mut pids, mut mounts) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
         let name = format!("cart-{round}");
         pods_are(1);
-        let mut client = node.pod("shop", &name, json!({}));
+        let actor = own_mounts(|| node.netns.enter(|| with_pid_of(&pids)));
+        pids.push(actor.pid());
+        let inode = actor.mntns();
+        mounts.push(inode);
+        let (uid, id) = (fresh_uid(), fresh_id());
+        node.add_pod("shop", &name, json!({}), &uid, &id);
+        let mut client = node.container_of(uid, id.clone(), actor);
         pods_are(2);
+        wait_until("its mounts are known", || node.agent.holds_mounts(inode));
+        let evidence = match round % 2 {
+            0 => v1::Evidence::Cgroup,
+            _ => v1::Evidence::Mntns,
+        };
+        if evidence == v1::Evidence::Mntns {
+            client.leave();
+        }
+
         client.actor.connect(at);
-        let id = client.id.clone();
         node.delete_pod(&name);
         client.remove();
         for event in watch.events(2) {
-            assert_eq!(identity(&event).pod, name);
-            assert_eq!(identity(&event).container_id, id);
+            let who = identity(&event);
+            assert_eq!((&who.pod, &who.container_id), (&name, &id));
+            assert_eq!(who.evidence(), evidence);
         }
+        wait_until("its mounts are let go", || !node.agent.holds_mounts(inode));
     }
+    for used in [
+        pids.len() - distinct(&pids),
+        mounts.len() - distinct(&mounts),
+    ] {
+        assert!(used > 0, "nothing was used again: {pids:?} {mounts:?}");
+    }
+    watch.nothing();
+}
+
+fn distinct<T: Eq + Hash>(values: &[T]) -> usize {
+    values.iter().collect::<HashSet<_>>().len()
+}
+
+/// A process with the pid of the last of those, if nobody else takes it.
+fn with_pid_of(pids: &[u32]) -> Actor {
+    const TRIES: usize = 20;
+    let Some(wanted) = pids.last() else {
+        return Actor::here("cart");
+    };
+    let start = || {
+        // The kernel goes on from there.
+        fs::write("/proc/sys/kernel/ns_last_pid", (wanted - 1).to_string())
+            .expect("pids can be chosen");
+        Actor::here("cart")
+    };
+    let mut actor = start();
+    for _ in 1..TRIES {
+        if actor.pid() == *wanted {
+            break;
+        }
+        actor = start();
+    }
+    actor
 }
 
 fn the_host_is_not_a_pod() {

@@ -50,6 +50,12 @@ impl Container {
         self.folders.push(nested);
     }
 
+    /// Moves its process out of it, into the root of all cgroups.
+    pub fn leave(&self) {
+        let root = mount_points("cgroup2").remove(0).join("cgroup.procs");
+        fs::write(root, self.actor.pid().to_string()).expect("a process can be moved");
+    }
+
     /// Ends its process and removes its cgroup.
     pub fn remove(mut self) {
         self.actor.exit();
@@ -81,6 +87,19 @@ impl Agent {
             code.is_some()
         });
         code.and_then(|c| c.code())
+    }
+
+    /// Whether it has a mount namespace open, as long as which that cannot be another.
+    pub fn holds_mounts(&self, inode: u64) -> bool {
+        let link = format!("mnt:[{inode}]");
+        self.files().any(|file| file.as_os_str() == link.as_str())
+    }
+
+    /// What it has open.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.child.id()));
+        let links = files.expect("the agent runs").flatten();
+        links.filter_map(|file| fs::read_link(file.path()).ok())
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -220,6 +239,11 @@ impl Node {
 
     pub fn delete_pod(&mut self, name: &str) {
         self.pods.retain(|pod| pod["metadata"]["name"] != name);
+        self.write();
+    }
+
+    pub fn delete_pods(&mut self) {
+        self.pods.clear();
         self.write();
     }
 
