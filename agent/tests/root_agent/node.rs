@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::client::Client;
+use crate::support::places::sweep;
 use crate::support::{Actor, DEADLINE, Netns, mount_points, wait_until};
 
 /// Room for a few, unless a test says otherwise.
@@ -64,9 +65,13 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        self.actor.exit();
-        for folder in self.folders.iter().rev() {
-            wait_until("the cgroup is empty", || fs::remove_dir(folder).is_ok());
+        // It may wait for what does not come.
+        self.actor.kill();
+        // What is left of a test that failed is swept with the node's place.
+        if !thread::panicking() {
+            for folder in self.folders.iter().rev() {
+                wait_until("the cgroup is empty", || fs::remove_dir(folder).is_ok());
+            }
         }
     }
 }
@@ -114,17 +119,60 @@ impl Drop for Agent {
     }
 }
 
+/// Where a node has its cgroups and its pins. They go with it, with all that a test which failed has left there.
+struct Place {
+    /// Of the cgroup that is the root of the node's, in every hierarchy.
+    name: String,
+    pins: PathBuf,
+}
+
+impl Place {
+    fn new(mount: &Path) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("tcptracer-test-{}-{number}", process::id());
+        let place = Self {
+            pins: Path::new("/sys/fs/bpf").join(&name),
+            name,
+        };
+        for below in ["", "kubepods", "kubepods/burstable"] {
+            let cgroup = mount.join(&place.name).join(below);
+            fs::create_dir(cgroup).expect("a cgroup can be made");
+        }
+        place
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let cgroups = cgroups_at(&format!("/{}", self.name));
+        if thread::panicking() {
+            cgroups.iter().for_each(|cgroup| sweep(cgroup));
+        } else {
+            for below in ["/kubepods/burstable", "/kubepods", ""] {
+                remove_cgroup(&format!("/{}{below}", self.name));
+            }
+        }
+        let _ = fs::remove_dir_all(&self.pins);
+        let is_left = cgroups.iter().any(|cgroup| cgroup.exists());
+        assert!(
+            thread::panicking() || !is_left,
+            "some of {cgroups:?} is left"
+        );
+    }
+}
+
 pub struct Node {
-    // Before the tree: what is in it has to end.
+    // Before the place: what is in it has to end.
     pub agent: Agent,
     pub netns: Netns,
     pods: Vec<Value>,
     launcher: Vec<String>,
     pub options: Vec<String>,
-    prefix: String,
     mount: PathBuf,
     pub folder: TempDir,
     pub pins: PathBuf,
+    place: Place,
 }
 
 impl Node {
@@ -139,20 +187,12 @@ impl Node {
 
     /// With an agent that is run by another command, and options that depend on where the node's cgroups are.
     pub fn launched(launcher: &[&str], options: impl FnOnce(&Path) -> Vec<String>) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "tcptracer-test-{}-{}",
-            process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
         let mount = mount_points("cgroup2").remove(0);
-        for below in ["", "kubepods", "kubepods/burstable"] {
-            fs::create_dir(mount.join(&name).join(below)).expect("a cgroup can be made");
-        }
+        let place = Place::new(&mount);
         let folder = TempDir::new().expect("a folder for the test");
-        let pins = Path::new("/sys/fs/bpf").join(&name);
+        let pins = place.pins.clone();
         let launcher: Vec<String> = launcher.iter().map(ToString::to_string).collect();
-        let options = options(&mount.join(&name));
+        let options = options(&mount.join(&place.name));
         write_pods(folder.path(), &[]);
         let agent = start(&launcher, folder.path(), &pins, &options);
         Self {
@@ -161,10 +201,10 @@ impl Node {
             pods: Vec::new(),
             launcher,
             options,
-            prefix: name,
             mount,
             folder,
             pins,
+            place,
         }
     }
 
@@ -198,7 +238,7 @@ impl Node {
 
     /// Where a pod's cgroups are in each hierarchy.
     pub fn pod_cgroup(&self, uid: &str) -> String {
-        format!("/{}/kubepods/burstable/pod{uid}", self.prefix)
+        format!("/{}/kubepods/burstable/pod{uid}", self.place.name)
     }
 
     /// Where the hierarchy is by which the kernel knows cgroups.
@@ -272,22 +312,6 @@ impl Node {
     /// What the agent answers over HTTP: the whole response.
     pub fn get(&self, path: &str) -> String {
         get(&self.agent.http, path)
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.agent.child.kill();
-        let _ = self.agent.child.wait();
-        for below in ["/kubepods/burstable", "/kubepods", ""] {
-            remove_cgroup(&format!("/{}{below}", self.prefix));
-        }
-        let _ = fs::remove_dir_all(&self.pins);
-        let left = cgroups_at(&format!("/{}", self.prefix));
-        assert!(
-            thread::panicking() || !left.iter().any(|l| l.exists()),
-            "some of {left:?} is left"
-        );
     }
 }
 

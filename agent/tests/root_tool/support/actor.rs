@@ -230,9 +230,14 @@ impl Actor {
         }
     }
 
-    fn tell(&mut self, command: &str) -> String {
+    /// Has it do something, for which nobody waits.
+    pub fn begin(&mut self, command: &str) {
         let to = self.to.as_mut().expect("the actor runs");
         writeln!(to, "{command}").expect("the actor listens");
+    }
+
+    fn tell(&mut self, command: &str) -> String {
+        self.begin(command);
         let Next::Line(answer) = self.from.next_within(DEADLINE) else {
             panic!("the actor does not answer to '{command}'");
         };

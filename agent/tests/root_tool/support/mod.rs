@@ -3,7 +3,7 @@
 mod actor;
 pub mod lines;
 mod pins;
-mod places;
+pub mod places;
 mod rows;
 mod tool;
 

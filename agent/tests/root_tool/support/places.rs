@@ -7,13 +7,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 use std::{panic, thread};
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::wait_until;
+use super::{DEADLINE, wait_until};
 
 /// Runs it in a thread of its own, whose namespaces may be changed; processes it starts have them.
 fn aside<T: Send>(f: impl FnOnce() -> T + Send) -> T {
@@ -163,15 +165,36 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
+        if thread::panicking() {
+            return sweep(&self.path);
+        }
         // A process that was killed stays in it for a moment.
-        let gone = || match fs::remove_dir(&self.path) {
+        wait_until("the cgroup empties", || match fs::remove_dir(&self.path) {
             Err(e) => e.kind() != ErrorKind::ResourceBusy,
             Ok(()) => true,
-        };
-        if thread::panicking() {
-            gone();
-        } else {
-            wait_until("the cgroup empties", gone);
+        });
+    }
+}
+
+/// Kills what is in a cgroup and below, and removes them: after a test that failed, in which nobody else would. It may
+/// run while that unwinds, so it gives up in silence.
+pub fn sweep(cgroup: &Path) {
+    let start = Instant::now();
+    while cgroup.exists() && start.elapsed() < DEADLINE {
+        kill_and_remove(cgroup);
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn kill_and_remove(cgroup: &Path) {
+    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            kill_and_remove(&entry.path());
         }
     }
+    let processes = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    for pid in processes.lines().filter_map(|pid| pid.parse().ok()) {
+        let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
+    }
+    let _ = fs::remove_dir(cgroup);
 }
