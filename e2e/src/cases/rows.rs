@@ -1,5 +1,7 @@
 //! What is shown of which pods.
 
+use std::process::{Command, Stdio};
+
 use serde_json::json;
 
 use super::{assert_ends, client, line, server};
@@ -206,12 +208,13 @@ pub fn past_and_present() {
         (open.len() == expected).then_some(open)
     };
     assert!(open(0).is_some());
-    let mut holder = std::process::Command::new("kubectl")
+    let mut holder = Command::new("kubectl")
         .args(["exec", "-n", "shop", "cart", "--", "sh", "-c"])
         .arg(format!(
             "sleep 60 | exec nc {} {PORT}",
             address("shop", &web())
         ))
+        .stderr(Stdio::null())
         .spawn()
         .expect("kubectl can be run");
     let mut found = None;
