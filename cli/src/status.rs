@@ -29,6 +29,7 @@ struct Info {
     containers: u32,
     subscribers: u32,
     lost: Vec<Lost>,
+    filter_maps: Vec<FilterMap>,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,6 +53,14 @@ struct Pods {
 struct Lost {
     source: &'static str,
     count: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct FilterMap {
+    name: String,
+    entries: u32,
+    capacity: u32,
+    without_room: u32,
 }
 
 impl Object for Info {
@@ -125,6 +134,16 @@ impl From<GetServerInfoResponse> for Info {
                     count: lost.count,
                 })
                 .collect(),
+            filter_maps: info
+                .filter_maps
+                .iter()
+                .map(|map| FilterMap {
+                    name: printable(&map.name),
+                    entries: map.entries,
+                    capacity: map.capacity,
+                    without_room: map.without_room,
+                })
+                .collect(),
         }
     }
 }
@@ -177,6 +196,8 @@ fn row(info: &Info) -> [String; 10] {
         notes.push("pods are not known yet".into());
     }
     notes.extend(info.shortcomings.iter().cloned());
+    let full = info.filter_maps.iter().filter(|map| map.without_room > 0);
+    notes.extend(full.map(|map| format!("{} lacks room for {}", map.name, map.without_room)));
     [
         info.node.clone(),
         info.version.clone(),

@@ -260,6 +260,12 @@ impl TcpTracerService for Service {
                 source: v1::LossSource::Ring.into(),
                 count: 5,
             }],
+            filter_maps: vec![v1::FilterMap {
+                name: "cgroupmap".into(),
+                entries: 8,
+                capacity: 8,
+                without_room: 1,
+            }],
             ..v1::GetServerInfoResponse::default()
         }))
     }

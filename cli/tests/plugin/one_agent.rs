@@ -547,7 +547,7 @@ async fn the_status_of_an_agent() {
         Plugin::of(&agent, &["status"]).ended().await.well(),
         [
             "NODE     VERSION   KERNEL   HOOKS   PODS   CONTAINERS   SUBSCRIBERS   EVENTS   LOST   NOTES",
-            "node-1   1.2.3     6.1.0    1/2     7      9            2             1234     5      accepts through io_uring",
+            "node-1   1.2.3     6.1.0    1/2     7      9            2             1234     5      accepts through io_uring; cgroupmap lacks room for 1",
         ]
     );
     let json = Plugin::of(&agent, &["status", "-o", "json"])
@@ -566,6 +566,10 @@ async fn the_status_of_an_agent() {
     assert_eq!(
         status["pods"],
         json!({ "source": "api", "synced": true, "known": 7 })
+    );
+    assert_eq!(
+        status["filter_maps"],
+        json!([{ "name": "cgroupmap", "entries": 8, "capacity": 8, "without_room": 1 }])
     );
 }
 
