@@ -340,6 +340,8 @@ fn a_thousand_pods_leave_nothing_but_what_is_known_for_a_minute() {
     const EACH: usize = 50;
     let mut node = Node::with(&["--filter-set", "carts=shop:app=cart"]);
     let agent = node.client();
+    // Once it has answered, it has our connection open.
+    agent.info();
     let files = node.agent.files().count();
     for round in 0..ROUNDS {
         let carts: Vec<_> = (0..EACH)
@@ -374,8 +376,9 @@ fn a_thousand_pods_leave_nothing_but_what_is_known_for_a_minute() {
     let metrics = node.get("/metrics");
     let line = "tcptracer_map_errors_total 0";
     assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
+    // It may have had the list of pods open before.
     wait_until("its files are closed", || {
-        node.agent.files().count() == files
+        node.agent.files().count() <= files
     });
 }
 
