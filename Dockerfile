@@ -5,7 +5,7 @@
 
 # The compiler is part of what the binaries depend on.
 ARG RUST=1.95.0
-# `build`, or `prebuilt` for those in target/static.
+# `build`, or `prebuilt` for those in target/static. Buildah 1.28 wants to be told also the former.
 ARG BINARIES=build
 
 FROM --platform=$BUILDPLATFORM docker.io/library/rust:${RUST}-bookworm AS build
