@@ -252,12 +252,15 @@ fn the_last_close_of_a_deleted_pod_is_named() {
     let mut watch = agent.watch(of("shop"));
 
     client.actor.connect(at);
+    server.actor.accept();
     watch.events(1);
     node.delete_pod("cart-0");
     wait_until("the pod is gone", || {
         agent.info().pods.is_some_and(|p| p.pods == 1)
     });
     client.remove();
+    // The kernel may keep a socket for a minute that nobody has and whose peer stays.
+    server.actor.close();
     let last = watch.events(1);
     assert_eq!(kinds(&last), [EventType::Close]);
     assert_eq!(identity(&last[0]).pod, "cart-0");
@@ -307,7 +310,7 @@ fn pods_that_come_and_go_are_never_mistaken() {
         server.actor.accept();
         node.delete_pod(&name);
         client.remove();
-        // The kernel may keep a socket for a minute that nobody has and whose peer stays.
+        // As above.
         server.actor.close();
         for event in watch.events(2) {
             let who = identity(&event);
