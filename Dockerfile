@@ -2,6 +2,8 @@
 #
 #   docker buildx build --platform linux/amd64,linux/arm64 .       compiles them, on the platform that builds
 #   make image                                                     takes those that scripts/static.sh has built
+#
+# The same commit, compilers and libraries (those of Debian 12) make the same image, either way.
 
 # The compiler is part of what the binaries depend on.
 ARG RUST=1.95.0
@@ -33,6 +35,7 @@ ARG VERSION
 ARG REVISION
 LABEL org.opencontainers.image.title="tcptracer" \
 	org.opencontainers.image.description="Traces the TCP connections of a node, names the pods behind them, and serves them over gRPC" \
+	org.opencontainers.image.source="https://github.com/tcptracer/tcptracer" \
 	org.opencontainers.image.licenses="(Apache-2.0 OR MIT) AND (GPL-2.0-only OR BSD-2-Clause)" \
 	org.opencontainers.image.version="${VERSION}" \
 	org.opencontainers.image.revision="${REVISION}"

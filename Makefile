@@ -82,7 +82,7 @@ e2e: ## test on a Kubernetes cluster: that of $$KUBECONFIG, or one of two nodes 
 	@[ -n "$$KUBECONFIG" ] || { scripts/setup.sh e2e && e2e/cluster/tools.sh >/dev/null; }
 	$(MAKE) image
 	cargo build --locked -p kubectl-tcptracer -p tcptracer-e2e
-	$(SUDO) scripts/e2e.sh $(ARGS)
+	$(if $(KUBECONFIG),,$(SUDO) env PATH="$$PATH" XDG_CACHE_HOME="$${XDG_CACHE_HOME:-$$HOME/.cache}") scripts/e2e.sh $(ARGS)
 
 chart: ## write what is generated from the chart: its README, and deploy/
 	@scripts/setup.sh chart

@@ -12,7 +12,8 @@ export PATH=$PWD/target/debug:$PATH
 
 if [ -n "${KUBECONFIG:-}" ]; then
 	[ -n "${E2E_IMAGE:-}" ] || {
-		echo "e2e: load or push target/image.tar so that the cluster has it, and set E2E_IMAGE to its REPOSITORY:TAG" >&2
+		echo "e2e: load or push target/image.tar so that the cluster has it (kind load image-archive target/image.tar), and" \
+			"set E2E_IMAGE to its REPOSITORY:TAG" >&2
 		exit 2
 	}
 	exec target/debug/tcptracer-e2e "$@"

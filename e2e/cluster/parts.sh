@@ -78,7 +78,8 @@ run_kubelet() {
 		  anonymous: { enabled: false }
 		  webhook: { enabled: true }
 		  x509: { clientCAFile: $certs/ca.crt }
-		authorization: { mode: Webhook }
+		# Rights that change count at once.
+		authorization: { mode: Webhook, webhook: { cacheAuthorizedTTL: 1s, cacheUnauthorizedTTL: 1s } }
 		tlsCertFile: $certs/kubelet-$1.crt
 		tlsPrivateKeyFile: $certs/kubelet-$1.key
 		containerRuntimeEndpoint: unix:///run/containerd/containerd.sock

@@ -143,9 +143,6 @@ Service's name; those of a port-forward come to localhost.
   "grace-period" (int64 $v.gracePeriod | toString)
   "log" $v.log.level
   "log-format" $v.log.format
-  "proc" (ternary "/proc" "/host/proc" $v.hostPID)
-  "cgroupfs" "/host/sys/fs/cgroup"
-  "pin-dir" (printf "/host/sys/fs/bpf/%s" $v.pinDir)
 -}}
 {{- if eq $v.podSource "kubelet" -}}
 {{- $_ := set $args "kubelet-url" (default "https://$(NODE_IP):10250" $v.kubelet.url) -}}
@@ -256,11 +253,14 @@ recursiveReadOnly: IfPossible
 {{- if and (ne $v.podSource "kubelet") (or $v.kubelet.url $v.kubelet.insecureSkipVerify) -}}
 {{- $errors = append $errors "kubelet: it is asked with podSource kubelet only" -}}
 {{- end -}}
-{{- $args := merge (fromJson (include "tcptracer.args" .)) (dict "node-name" "" "http-listen" "") -}}
+{{- $args := merge (fromJson (include "tcptracer.args" .)) (dict "node-name" "" "http-listen" "" "proc" "" "cgroupfs" "" "pin-dir" "") -}}
 {{- range $name := keys $v.extraArgs | sortAlpha -}}
 {{- if hasKey $args $name -}}
 {{- $errors = append $errors (printf "extraArgs: the chart sets --%s itself: use the value for it" $name) -}}
 {{- end -}}
+{{- end -}}
+{{- if ne (int $v.securityContext.runAsUser) 0 -}}
+{{- $errors = append $errors "securityContext.runAsUser: Kubernetes gives capabilities to uid 0 only" -}}
 {{- end -}}
 {{- if and $v.privileged $v.extraCapabilities -}}
 {{- $errors = append $errors "extraCapabilities: privileged has all of them" -}}
@@ -298,7 +298,7 @@ recursiveReadOnly: IfPossible
 {{- $errors = append $errors "grpc.tls.existingSecret: it is used with grpc.tls.method existingSecret only" -}}
 {{- end -}}
 {{- if not $v.metrics.enabled -}}
-{{- range $what := list "podMonitor" "serviceMonitor" "prometheusRule" -}}
+{{- range $what := list "podMonitor" "serviceMonitor" "prometheusRule" "dashboard" -}}
 {{- if (get $v.metrics $what).enabled -}}
 {{- $errors = append $errors (printf "metrics.%s: it takes metrics.enabled" $what) -}}
 {{- end -}}

@@ -19,38 +19,58 @@ pub fn own_test() {
     }
 }
 
-/// A role of agents in place of the chart's.
-fn allow(verbs: &[&str]) {
-    apply(&json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
-        "metadata": { "name": "lesser" },
-        "rules": [{ "apiGroups": [""], "resources": ["pods"], "verbs": verbs }],
-    }));
+/// A role of agents in place of the chart's, until the end of the value.
+struct Role(());
+
+impl Role {
+    fn bind(resource: &str, verbs: &[&str]) -> Self {
+        let role = Self(());
+        role.allow(resource, verbs);
+        let account = format!("{NAMESPACE}:tcptracer-agent");
+        let subject = format!("--serviceaccount={account}");
+        let binding = ["create", "clusterrolebinding", "lesser"];
+        kubectl(&[&binding[..], &["--clusterrole=lesser", &subject]].concat());
+        role
+    }
+
+    fn allow(&self, resource: &str, verbs: &[&str]) {
+        apply(&json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+            "metadata": { "name": "lesser" },
+            "rules": [{ "apiGroups": [""], "resources": [resource], "verbs": verbs }],
+        }));
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        let _ = try_kubectl(&["delete", "clusterrolebinding,clusterrole", "lesser"]);
+    }
+}
+
+/// What the chart's role for agents allows.
+fn rules_of_agents() -> Value {
+    let agents = "app.kubernetes.io/instance=tcptracer,app.kubernetes.io/component=agent";
+    get(&["clusterrole", "-l", agents])["items"][0]["rules"].clone()
+}
+
+/// Why each agent does not get its pods.
+fn errors() -> Vec<Value> {
+    let agents = objects(&["status"]);
+    agents.iter().map(|a| a["pods"]["error"].clone()).collect()
 }
 
 /// Without any verb of its rules an agent does not get its pods, and says so.
 pub fn rules() {
     let [first, _] = nodes();
-    let agents = "app.kubernetes.io/instance=tcptracer,app.kubernetes.io/component=agent";
-    let roles = get(&["clusterrole", "-l", agents]);
-    let rules = &roles["items"][0]["rules"];
     assert_eq!(
-        rules,
-        &json!([{ "apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"] }])
+        rules_of_agents(),
+        json!([{ "apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"] }])
     );
-    let upgraded = Upgraded::to(&["rbac.create=false"]);
-    allow(&["list", "watch"]);
-    let account = format!("{NAMESPACE}:tcptracer-agent");
-    let subject = format!("--serviceaccount={account}");
-    kubectl(&[
-        "create",
-        "clusterrolebinding",
-        "lesser",
-        "--clusterrole=lesser",
-        &subject,
-    ]);
+    let role = Role::bind("pods", &["list", "watch"]);
+    let _upgraded = Upgraded::to(&["rbac.create=false"]);
     for verb in ["list", "watch"] {
-        allow(&[verb]);
+        role.allow("pods", &[verb]);
         let before = agent_on(first);
         kubectl(&["delete", "pod", "-n", NAMESPACE, &before]);
         wait_until("the agent says that it may not", || {
@@ -60,19 +80,19 @@ pub fn rules() {
                 .contains("the service account needs list and watch on pods")
         });
     }
-    allow(&["list", "watch"]);
+    role.allow("pods", &["list", "watch"]);
     restart();
-    for agent in objects(&["status"]) {
-        assert_eq!(agent["pods"]["error"], Value::Null);
-    }
-    kubectl(&["delete", "clusterrolebinding,clusterrole", "lesser"]);
-    drop(upgraded);
+    assert_eq!(errors(), [Value::Null, Value::Null]);
 }
 
 pub fn kubelet_mode() {
     let [first, second] = nodes();
     let who = format!("shop/{}/server", web());
     let upgraded = Upgraded::to(&["podSource=kubelet"]);
+    assert_eq!(
+        rules_of_agents(),
+        json!([{ "apiGroups": [""], "resources": ["nodes/pods"], "verbs": ["get"] }])
+    );
     for agent in objects(&["status"]) {
         assert_eq!(agent["pods"]["source"], "kubelet");
         assert_eq!(agent["pods"]["error"], Value::Null);
@@ -88,6 +108,22 @@ pub fn kubelet_mode() {
     for agent in objects(&["status"]) {
         assert_eq!(agent["pods"]["source"], "api");
     }
+}
+
+/// The kubelets of this cluster look at every question who may ask.
+pub fn kubelet_rule() {
+    let role = Role::bind("nodes/pods", &["get"]);
+    let _upgraded = Upgraded::to(&["podSource=kubelet", "rbac.create=false"]);
+    role.allow("nodes/pods", &["list"]);
+    wait_until("the agents say that they may not", || {
+        errors()
+            .iter()
+            .all(|e| e.to_string().contains("get on nodes/pods"))
+    });
+    role.allow("nodes/pods", &["get"]);
+    wait_until("the agents get their pods", || {
+        errors().iter().all(Value::is_null)
+    });
 }
 
 /// With the certificates that the chart makes, and only with them.
@@ -119,20 +155,27 @@ pub fn tls() {
     assert_eq!(asked, nodes());
 }
 
-/// Pins and what the release has in the cluster.
-fn traces() -> BTreeSet<String> {
+/// Pins, cgroups of the agents' pods, and what the release has in the cluster.
+fn traces(pods: &[String]) -> BTreeSet<String> {
     let mut traces = BTreeSet::new();
     for node in nodes() {
-        let pins = on(node, &["ls", "/sys/fs/bpf"]);
+        let pins = on(node, &["find", "/sys/fs/bpf", "-mindepth", "1"]);
         // Two are the kernel's.
-        for pin in pins
-            .split_whitespace()
-            .filter(|pin| !pin.ends_with(".debug"))
-        {
+        for pin in pins.lines().filter(|pin| !pin.ends_with(".debug")) {
             traces.insert(format!("pin {node} {pin}"));
         }
+        let cgroups = on(
+            node,
+            &["find", "/sys/fs/cgroup", "-type", "d", "-name", "*pod*"],
+        );
+        // By the systemd driver the rest of a uid is written otherwise.
+        let ours = |cgroup: &&str| pods.iter().any(|uid| cgroup.contains(&uid[..8]));
+        for cgroup in cgroups.lines().filter(ours) {
+            traces.insert(format!("cgroup {node} {cgroup}"));
+        }
     }
-    let kinds = "clusterrole,clusterrolebinding,daemonset,configmap,secret,service,serviceaccount,networkpolicy,pod";
+    let kinds = "clusterrole,clusterrolebinding,role,rolebinding,daemonset,controllerrevision,configmap,secret,\
+                 service,serviceaccount,networkpolicy,pod";
     let objects = get(&[kinds, "-A", "-l", "app.kubernetes.io/name=tcptracer"]);
     for object in objects["items"].as_array().expect("a list") {
         traces.insert(format!("{} {}", object["kind"], object["metadata"]["name"]));
@@ -140,17 +183,29 @@ fn traces() -> BTreeSet<String> {
     traces
 }
 
+/// The uids of the agents' pods.
+fn agents() -> Vec<String> {
+    let pods = nodes().map(|node| get(&["pod", "-n", NAMESPACE, &agent_on(node)]));
+    pods.iter()
+        .map(|p| text(&p["metadata"], "uid").into())
+        .collect()
+}
+
 pub fn leaves_nothing() {
-    let before = traces();
-    assert!(before.iter().any(|t| t.starts_with("pin ")), "{before:?}");
-    drop(Upgraded::to(&["filterSets.carts=shop:app=cart"]));
-    let pins = |traces: BTreeSet<String>| {
-        traces
-            .into_iter()
-            .filter(|t| t.starts_with("pin "))
-            .collect::<Vec<_>>()
+    let mut pods = agents();
+    let of_a_kind = |kind: &str, pods: &[String]| {
+        let all = traces(pods).into_iter();
+        all.filter(|t| t.starts_with(kind)).collect::<Vec<_>>()
     };
-    assert_eq!(pins(traces()), pins(before));
+    let pins = of_a_kind("pin", &pods);
+    assert!(!pins.is_empty());
+    assert!(!of_a_kind("cgroup", &pods).is_empty());
+    let upgraded = Upgraded::to(&["filterSets.carts=shop:app=cart"]);
+    assert!(of_a_kind("pin", &pods).iter().any(|p| p.contains("carts")));
+    pods.extend(agents());
+    drop(upgraded);
+    assert_eq!(of_a_kind("pin", &pods), pins);
+    pods.extend(agents());
     uninstall();
-    wait_until("nothing is left", || traces().is_empty());
+    wait_until("nothing is left", || traces(&pods).is_empty());
 }

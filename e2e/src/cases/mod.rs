@@ -67,6 +67,10 @@ pub const ALL: &[Case] = &[
         install::kubelet_mode,
     ),
     controlled(
+        "install::the_rule_of_kubelet_mode_is_needed",
+        install::kubelet_rule,
+    ),
+    controlled(
         "install::upgrade_rollback_and_uninstall_leave_nothing",
         install::leaves_nothing,
     ),

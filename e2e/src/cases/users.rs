@@ -118,7 +118,14 @@ pub fn network() {
 }
 
 pub fn privileges() {
-    let pod = get(&["pod", "-n", NAMESPACE, &agent_on(nodes()[0])]);
+    let agent = agent_on(nodes()[0]);
+    // Tracing is complete with them, or lacks what the node lacks.
+    let check = ["--", "/usr/bin/tcptracer-agent", "check"];
+    let output = try_kubectl(&[&["exec", "-n", NAMESPACE, &agent][..], &check].concat());
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!([Some(0), Some(3)].contains(&output.status.code()), "{said}");
+
+    let pod = get(&["pod", "-n", NAMESPACE, &agent]);
     let spec = &pod["spec"];
     for shared in ["hostNetwork", "hostIPC"] {
         assert!(spec[shared].is_null(), "{shared}");
