@@ -459,10 +459,10 @@ impl Subscriber {
         }
     }
 
-    /// Sends what it is owed, if there is room.
+    /// Sends what it is owed, if there is room. Losses first: who has the status resumes behind them.
     fn settle(&mut self, status: &Arc<Status>, sequence: u64) {
         self.tell_losses();
-        if self.status_owed && self.room() > 0 {
+        if self.status_owed && self.owed.is_empty() && self.room() > 0 {
             self.status_owed = false;
             self.send(Item::Status(Arc::clone(status), sequence, true));
         }
@@ -652,6 +652,30 @@ mod tests {
         hub.set_status(status);
         let [first, second] = LIVE;
         assert_eq!(got(&mut watch), [first, second, Got::Status(0, true)]);
+    }
+
+    #[test]
+    fn the_status_waits_for_the_losses_before_it() {
+        let mut hub = Hub::new(0, 5);
+        let mut slow = hub.subscribe(everything(), Past::None, true);
+        got(&mut slow);
+        publish(&mut hub, Kind::Connect, 1..=4);
+        publish(&mut hub, Kind::Connect, 5..=6);
+        assert_eq!(slow.items.len(), 2);
+        // Room for one: not for the loss and an event behind it.
+        slow.queued.fetch_sub(1, Ordering::Relaxed);
+        hub.set_status(Status {
+            pods_synced: true,
+            ..Status::default()
+        });
+        assert_eq!(slow.items.len(), 2);
+        slow.queued.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(got(&mut slow), [Got::Events(4), Got::Events(1)]);
+        hub.look_after();
+        assert_eq!(
+            got(&mut slow),
+            [Got::Lost(LossSource::Subscriber, 1), Got::Status(6, true)]
+        );
     }
 
     #[test]
