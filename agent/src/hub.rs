@@ -49,6 +49,15 @@ pub struct Loss {
     pub count: u64,
 }
 
+/// A place in the stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The last event before it.
+    pub sequence: u64,
+    /// What everybody was told to have lost before it, in all.
+    pub lost: u64,
+}
+
 /// How the node fares.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
@@ -82,8 +91,8 @@ pub enum Past {
     Since(Nanos),
     /// So many of the latest that pass.
     Last(usize),
-    /// What came after this sequence number.
-    After(u64),
+    /// What came after this.
+    After(Position),
 }
 
 /// What a subscriber gets.
@@ -91,10 +100,10 @@ pub enum Past {
 pub enum Item {
     /// Events, in order.
     Events(Vec<EncodedEvent>),
-    /// Something was lost here.
-    Lost(Loss),
-    /// How the node fares, the last sequence number, and whether what follows is new.
-    Status(Arc<Status>, u64, bool),
+    /// Something was lost here, and where to resume behind it; not given if more that was lost there follows.
+    Lost(Loss, Option<Position>),
+    /// How the node fares, where that is, and whether what follows is new.
+    Status(Arc<Status>, Position, bool),
 }
 
 impl Item {
@@ -102,15 +111,15 @@ impl Item {
     fn weight(&self) -> usize {
         match self {
             Self::Events(events) => events.len(),
-            Self::Lost(_) | Self::Status(..) => 1,
+            Self::Lost(..) | Self::Status(..) => 1,
         }
     }
 }
 
 enum Entry {
     Event(Arc<Published>),
-    /// The time is that of the last of a run of losses.
-    Lost(Loss, Nanos),
+    /// A run of losses; the time is that of the last, and the place is behind it.
+    Lost(Loss, Nanos, Position),
 }
 
 /// A subscriber's end of its queue.
@@ -184,6 +193,14 @@ impl Hub {
         self.sequence
     }
 
+    /// Behind the last event and the last loss.
+    fn position(&self) -> Position {
+        Position {
+            sequence: self.sequence,
+            lost: self.losses.values().sum(),
+        }
+    }
+
     /// Numbers the next event.
     pub fn next_sequence(&mut self) -> u64 {
         self.sequence += 1;
@@ -236,7 +253,7 @@ impl Hub {
             owed: Vec::new(),
             status_owed: false,
         };
-        let status = |live| Item::Status(Arc::clone(&self.status), self.sequence, live);
+        let status = |live| Item::Status(Arc::clone(&self.status), self.position(), live);
 
         subscriber.send(status(false));
         let told = self.send_past(&subscriber, past);
@@ -245,7 +262,8 @@ impl Hub {
             let count = self.without_room.saturating_sub(told);
             if count > 0 {
                 let source = LossSource::FilterMap;
-                subscriber.send(Item::Lost(Loss { source, count }));
+                let loss = Loss { source, count };
+                subscriber.send(Item::Lost(loss, Some(self.position())));
             }
             self.subscribers.insert(self.next_subscriber, subscriber);
             self.next_subscriber += 1;
@@ -255,11 +273,16 @@ impl Hub {
 
     /// Returns of how many containers without room in the filter map it told.
     fn send_past(&self, subscriber: &Subscriber, past: Past) -> u64 {
-        if let Past::After(sequence) = past {
-            let count = self.gone_since(sequence);
+        let mut heard = Position::default();
+        if let Past::After(position) = past {
+            let count = self.gone_since(position.sequence);
             let source = LossSource::History;
+            heard = Position {
+                sequence: position.sequence + count,
+                ..position
+            };
             if count > 0 {
-                subscriber.send(Item::Lost(Loss { source, count }));
+                subscriber.send(Item::Lost(Loss { source, count }, Some(heard)));
             }
         }
         let mut told = 0;
@@ -267,9 +290,15 @@ impl Hub {
         for entry in self.entries_of(&subscriber.matcher, past) {
             match entry {
                 Entry::Event(published) => batch.push(published.bytes.clone()),
-                Entry::Lost(loss, _) => {
+                Entry::Lost(loss, _, behind) => {
+                    // Of a run, the rest.
+                    let count = loss.count.min(behind.lost.saturating_sub(heard.lost));
+                    if count == 0 {
+                        continue;
+                    }
+                    let loss = Loss { count, ..*loss };
                     subscriber.send_events(&mut batch);
-                    subscriber.send(Item::Lost(*loss));
+                    subscriber.send(Item::Lost(loss, Some(*behind)));
                     if loss.source == LossSource::FilterMap {
                         told += loss.count;
                     }
@@ -291,12 +320,12 @@ impl Hub {
         for entry in self.history.iter().rev() {
             let time = match entry {
                 Entry::Event(published) => published.event.time,
-                Entry::Lost(_, time) => *time,
+                Entry::Lost(_, time, _) => *time,
             };
             match (past, entry) {
                 (Past::None, _) => break,
                 (Past::Last(n), Entry::Event(_)) if reached >= n => break,
-                (Past::After(sequence), Entry::Event(p)) if p.sequence <= sequence => break,
+                (Past::After(at), Entry::Event(p)) if p.sequence <= at.sequence => break,
                 (Past::Since(since), _) if time < since => continue,
                 _ => {}
             }
@@ -319,16 +348,21 @@ impl Hub {
             Entry::Lost(..) => None,
         });
         let first_held = oldest.unwrap_or(self.sequence + 1);
-        first_held.saturating_sub(sequence + 1)
+        first_held.saturating_sub(sequence.saturating_add(1))
     }
 
     /// Hands out events, which have been numbered in order. `key` tells whose an event is within a
     /// generation of the index: the same key, the same attribution.
     pub fn publish(&mut self, events: Vec<(Option<ContainerKey>, Published)>) {
         let events: Vec<_> = events.into_iter().map(|(k, p)| (k, Arc::new(p))).collect();
+        // They are the last that were numbered.
+        let before = Position {
+            sequence: self.sequence - events.len() as u64,
+            ..self.position()
+        };
         let mut lost = 0;
         self.subscribers.retain(|_, subscriber| {
-            lost += subscriber.offer(&events);
+            lost += subscriber.offer(&events, before);
             !subscriber.items.is_closed()
         });
         self.subscriber_losses += lost;
@@ -341,18 +375,20 @@ impl Hub {
 
     /// Tells everybody that something was lost, by `now`.
     pub fn lost(&mut self, loss: Loss, now: Nanos) {
+        *self.losses.entry(loss.source).or_default() += loss.count;
+        let position = self.position();
         for subscriber in self.subscribers.values_mut() {
             subscriber.owe(loss);
-            subscriber.settle(&self.status, self.sequence);
+            subscriber.settle(&self.status, position);
         }
-        *self.losses.entry(loss.source).or_default() += loss.count;
         // One entry for a run of losses: the history does not grow without events.
         match self.history.back_mut() {
-            Some(Entry::Lost(last, time)) if last.source == loss.source => {
+            Some(Entry::Lost(last, time, behind)) if last.source == loss.source => {
                 last.count += loss.count;
                 *time = now;
+                *behind = position;
             }
-            _ => self.history.push_back(Entry::Lost(loss, now)),
+            _ => self.history.push_back(Entry::Lost(loss, now, position)),
         }
         self.trim();
     }
@@ -381,9 +417,10 @@ impl Hub {
             return;
         }
         self.status = Arc::new(status);
+        let position = self.position();
         for subscriber in self.subscribers.values_mut() {
             subscriber.status_owed = true;
-            subscriber.settle(&self.status, self.sequence);
+            subscriber.settle(&self.status, position);
         }
     }
 
@@ -398,8 +435,9 @@ impl Hub {
     /// and then.
     pub fn look_after(&mut self) -> bool {
         let before = self.subscribers.len();
+        let position = self.position();
         self.subscribers.retain(|_, subscriber| {
-            subscriber.settle(&self.status, self.sequence);
+            subscriber.settle(&self.status, position);
             !subscriber.items.is_closed()
         });
         self.subscribers.len() != before
@@ -415,8 +453,13 @@ impl Hub {
 }
 
 impl Subscriber {
-    /// Sends those of the events that it wants and has room for; returns how many it lost.
-    fn offer(&mut self, events: &[(Option<ContainerKey>, Arc<Published>)]) -> u64 {
+    /// Sends those of the events that it wants and has room for; returns how many it lost. `before` is where they
+    /// begin.
+    fn offer(
+        &mut self,
+        events: &[(Option<ContainerKey>, Arc<Published>)],
+        before: Position,
+    ) -> u64 {
         let mut wanted = Vec::new();
         for (key, published) in events {
             let verdicts = match key {
@@ -433,7 +476,7 @@ impl Subscriber {
         if wanted.is_empty() {
             return 0;
         }
-        self.tell_losses();
+        self.tell_losses(before);
         // What was lost before has to be told before.
         let room = if self.owed.is_empty() { self.room() } else { 0 };
         let count = wanted.len().saturating_sub(room) as u64;
@@ -460,18 +503,21 @@ impl Subscriber {
     }
 
     /// Sends what it is owed, if there is room. Losses first: who has the status resumes behind them.
-    fn settle(&mut self, status: &Arc<Status>, sequence: u64) {
-        self.tell_losses();
+    fn settle(&mut self, status: &Arc<Status>, position: Position) {
+        self.tell_losses(position);
         if self.status_owed && self.owed.is_empty() && self.room() > 0 {
             self.status_owed = false;
-            self.send(Item::Status(Arc::clone(status), sequence, true));
+            self.send(Item::Status(Arc::clone(status), position, true));
         }
     }
 
-    fn tell_losses(&mut self) {
+    /// `position` is behind all of them.
+    fn tell_losses(&mut self, position: Position) {
         if self.room() > self.owed.len() {
-            for loss in std::mem::take(&mut self.owed) {
-                self.send(Item::Lost(loss));
+            let mut owed = std::mem::take(&mut self.owed).into_iter();
+            while let Some(loss) = owed.next() {
+                let behind = (owed.len() == 0).then_some(position);
+                self.send(Item::Lost(loss, behind));
             }
         }
     }
@@ -515,8 +561,8 @@ mod tests {
                 .fetch_sub(item.weight(), Ordering::Relaxed);
             all.push(match item {
                 Item::Events(events) => Got::Events(events.len()),
-                Item::Lost(loss) => Got::Lost(loss.source, loss.count),
-                Item::Status(_, sequence, live) => Got::Status(sequence, live),
+                Item::Lost(loss, _) => Got::Lost(loss.source, loss.count),
+                Item::Status(_, at, live) => Got::Status(at.sequence, live),
             });
         }
         all
@@ -562,6 +608,25 @@ mod tests {
     fn ring(count: u64) -> Loss {
         let source = LossSource::Ring;
         Loss { source, count }
+    }
+
+    /// For who has heard of no loss.
+    fn after(sequence: u64) -> Past {
+        Past::After(Position { sequence, lost: 0 })
+    }
+
+    /// The last position in a queue that is told with a loss or a live status.
+    fn told(subscription: &mut Subscription) -> Position {
+        let mut told = None;
+        while let Ok(item) = subscription.items.try_recv() {
+            match item {
+                Item::Lost(_, Some(position)) | Item::Status(_, position, true) => {
+                    told = Some(position);
+                }
+                _ => {}
+            }
+        }
+        told.expect("a position")
     }
 
     /// What somebody gets of the past: between the two statuses.
@@ -694,8 +759,8 @@ mod tests {
         );
         assert_eq!(past(&mut hub, everything(), Past::Since(20)), events(3));
         assert_eq!(past(&mut hub, everything(), Past::Since(35)), events(1));
-        assert_eq!(past(&mut hub, everything(), Past::After(1)), events(3));
-        assert_eq!(past(&mut hub, everything(), Past::After(4)), []);
+        assert_eq!(past(&mut hub, everything(), after(1)), events(3));
+        assert_eq!(past(&mut hub, everything(), after(4)), []);
         assert_eq!(hub.subscribers(), 0);
     }
 
@@ -715,9 +780,89 @@ mod tests {
         assert_eq!(some, [lost(5), Got::Events(1)]);
         let late = past(&mut hub, everything(), Past::Since(17));
         assert_eq!(late, [Got::Events(1)]);
-        let after = past(&mut hub, everything(), Past::After(1));
+        let after = past(&mut hub, everything(), after(1));
         assert_eq!(after, [lost(5), Got::Events(1)]);
         assert_eq!(hub.losses().collect::<Vec<_>>(), [ring(6)]);
+    }
+
+    #[test]
+    fn who_resumes_is_told_once_of_what_was_lost() {
+        let mut hub = Hub::new(100, 100);
+        let lost = |count| Got::Lost(LossSource::Ring, count);
+        let mut live = hub.subscribe(everything(), Past::None, true);
+        publish(&mut hub, Kind::Connect, [10]);
+        hub.lost(ring(2), 15);
+        let heard = told(&mut live);
+        assert_eq!(
+            heard,
+            Position {
+                sequence: 1,
+                lost: 2
+            }
+        );
+        assert_eq!(past(&mut hub, everything(), Past::After(heard)), []);
+        // The run of losses goes on.
+        hub.lost(ring(3), 16);
+        publish(&mut hub, Kind::Connect, [20]);
+        assert_eq!(
+            past(&mut hub, everything(), Past::After(heard)),
+            [lost(3), Got::Events(1)]
+        );
+        // Who was told by an event only has it all before it, and nothing behind it.
+        assert_eq!(past(&mut hub, everything(), after(2)), []);
+        hub.lost(ring(1), 25);
+        assert_eq!(past(&mut hub, everything(), after(2)), [lost(1)]);
+
+        // Who comes after a loss has its place by the status, and who resumes by the loss of the past.
+        let heard = told(&mut hub.subscribe(everything(), Past::None, false));
+        assert_eq!(past(&mut hub, everything(), Past::After(heard)), []);
+        let mut resumed = hub.subscribe(everything(), after(1), false);
+        let mut places = Vec::new();
+        while let Ok(item) = resumed.items.try_recv() {
+            if let Item::Lost(_, at) = item {
+                places.push(at.map(|at| (at.sequence, at.lost)));
+            }
+        }
+        assert_eq!(places, [Some((1, 5)), Some((2, 6))]);
+    }
+
+    #[test]
+    fn the_place_behind_several_losses_comes_with_the_last() {
+        let mut hub = Hub::new(0, 5);
+        let mut slow = hub.subscribe(everything(), Past::None, true);
+        got(&mut slow);
+        publish(&mut hub, Kind::Connect, 1..=6);
+        hub.lost(ring(7), 6);
+        got(&mut slow);
+        publish(&mut hub, Kind::Connect, 7..=8);
+        let mut places = Vec::new();
+        while let Ok(item) = slow.items.try_recv() {
+            if let Item::Lost(loss, at) = item {
+                places.push((loss.source, at.map(|at| (at.sequence, at.lost))));
+            }
+        }
+        let expected = [
+            (LossSource::Subscriber, None),
+            (LossSource::Ring, Some((6, 7))),
+        ];
+        assert_eq!(places, expected);
+    }
+
+    #[test]
+    fn who_was_told_what_the_history_lost_is_not_told_again() {
+        let mut hub = Hub::new(3, 100);
+        hub.lost(ring(1), 1);
+        publish(&mut hub, Kind::Connect, 1..=5);
+        let mut resumed = hub.subscribe(everything(), after(1), false);
+        let first = std::iter::from_fn(|| resumed.items.try_recv().ok()).nth(1);
+        let Some(Item::Lost(loss, Some(heard))) = first else {
+            panic!("{first:?}");
+        };
+        assert_eq!((loss.source, loss.count), (LossSource::History, 1));
+        assert_eq!(
+            past(&mut hub, everything(), Past::After(heard)),
+            [Got::Events(3)]
+        );
     }
 
     #[test]
@@ -726,7 +871,7 @@ mod tests {
         publish(&mut hub, Kind::Connect, 1..=5);
         assert_eq!(hub.history_len(), 3);
         assert_eq!(
-            past(&mut hub, everything(), Past::After(1)),
+            past(&mut hub, everything(), after(1)),
             [Got::Lost(LossSource::History, 1), Got::Events(3)]
         );
         // Without events there are no more losses than that either.

@@ -130,7 +130,7 @@ enum Trouble {
 struct Session {
     question: Question,
     source: SourceId,
-    /// The last event that was received.
+    /// Behind what was received last.
     position: Option<Position>,
     caught_up: bool,
     /// The agent has answered, this time.
@@ -201,13 +201,18 @@ impl Session {
         }
         match message {
             None => Ok(()),
-            Some(Message::Lost(lost)) => self.tell(News::Lost(lost)).await,
+            Some(Message::Lost(lost)) => {
+                self.position = lost.position.or(self.position);
+                self.tell(News::Lost(lost)).await
+            }
             Some(Message::Status(status)) => self.take_status(epoch, status).await,
             Some(Message::Events(batch)) => {
                 if let Some(last) = batch.events.last() {
                     self.position = Some(Position {
                         epoch,
                         sequence: last.sequence,
+                        // Nothing was heard of what was lost behind it.
+                        lost: 0,
                     });
                 }
                 let row = |event| Row::of_event(&node, event);
@@ -218,11 +223,16 @@ impl Session {
     }
 
     async fn take_status(&mut self, epoch: u64, status: NodeStatus) -> Result<(), Trouble> {
-        let (live, sequence) = (status.live, status.sequence);
+        let live = status.live;
+        let position = Position {
+            epoch,
+            sequence: status.sequence,
+            lost: status.lost,
+        };
         self.tell(News::Status(status)).await?;
         if live {
             // Before, the history is still to come.
-            self.position = Some(Position { epoch, sequence });
+            self.position = Some(position);
             if !std::mem::replace(&mut self.caught_up, true) {
                 self.tell(News::CaughtUp).await?;
             }

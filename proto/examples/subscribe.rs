@@ -64,7 +64,11 @@ async fn follow(
                 }
                 if let Some(last) = batch.events.last() {
                     let sequence = last.sequence;
-                    *position = Some(Position { epoch, sequence });
+                    *position = Some(Position {
+                        epoch,
+                        sequence,
+                        lost: 0,
+                    });
                 }
             }
             Some(Message::Lost(lost)) => {
@@ -74,11 +78,15 @@ async fn follow(
                     lost.count,
                     lost.source()
                 );
+                *position = lost.position.or(*position);
             }
             // The past has been sent; this is where to resume if nothing follows.
             Some(Message::Status(status)) if status.live => {
-                let sequence = status.sequence;
-                *position = Some(Position { epoch, sequence });
+                *position = Some(Position {
+                    epoch,
+                    sequence: status.sequence,
+                    lost: status.lost,
+                });
             }
             Some(Message::Status(_)) | None => {}
         }

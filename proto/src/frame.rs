@@ -143,6 +143,7 @@ mod tests {
         let lost = watch_response::Message::Lost(Lost {
             source: 1,
             count: 5,
+            position: None,
         });
         let expected = WatchResponse {
             message: Some(lost.clone()),

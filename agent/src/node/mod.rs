@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use crate::clock::{self, Clock};
 use crate::event::{Event, Nanos};
 use crate::filter::Matcher;
-use crate::hub::{Loss, Status, Subscription};
+use crate::hub::{Loss, Position, Status, Subscription};
 use crate::identity::{Attribution, ContainerKey, Index, Sizes};
 
 pub use containers::Containers;
@@ -38,8 +38,8 @@ pub enum Since {
     Ago(Duration),
     /// With so many of the latest events.
     Last(usize),
-    /// After this event.
-    After(u64),
+    /// After this.
+    After(Position),
 }
 
 /// What the servers ask the task for.

@@ -220,7 +220,7 @@ impl Node {
                 let past = match since {
                     Since::Now => Past::None,
                     Since::Last(n) => Past::Last(n),
-                    Since::After(sequence) => Past::After(sequence),
+                    Since::After(position) => Past::After(position),
                     Since::Ago(ago) => {
                         let ago = Nanos::try_from(ago.as_nanos()).unwrap_or(Nanos::MAX);
                         Past::Since(monotonic_now().saturating_sub(ago))

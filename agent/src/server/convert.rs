@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::clock::Clock;
 use crate::event::{Event, Kind, Nanos, Reason, Role, Source};
 use crate::filter::{Filter, MAX_FILTERS, Matcher, Scope, What, Whose};
-use crate::hub::{Loss, LossSource, Status};
+use crate::hub::{Loss, LossSource, Position, Status};
 use crate::identity::{Attribution, Evidence, Names};
 use crate::kube::Workload;
 use crate::node::MapUse;
@@ -354,6 +354,7 @@ pub fn lost(loss: Loss) -> v1::Lost {
         }
         .into(),
         count: loss.count,
+        position: None,
     }
 }
 
@@ -368,13 +369,14 @@ pub fn filter_map(map: MapUse) -> v1::FilterMap {
 }
 
 /// The node's status as it is told.
-pub fn status(status: &Status, sequence: u64, live: bool) -> v1::NodeStatus {
+pub fn status(status: &Status, at: Position, live: bool) -> v1::NodeStatus {
     v1::NodeStatus {
-        sequence,
+        sequence: at.sequence,
         pods_synced: status.pods_synced,
         pods_error: status.pods_error.clone().unwrap_or_default(),
         shortcomings: status.shortcomings.clone(),
         live,
+        lost: at.lost,
     }
 }
 

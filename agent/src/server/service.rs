@@ -23,7 +23,7 @@ use super::connection::{Door, KEEPALIVE};
 use super::convert;
 use super::listen::Listener;
 use crate::event::Event;
-use crate::hub::{Item, Subscription};
+use crate::hub::{Item, Position, Subscription};
 use crate::identity::Attribution;
 use crate::node::{Handle, Since};
 
@@ -111,7 +111,10 @@ impl Service {
             Some(History::Last(n)) => Since::Last(n as usize),
             // A position of another run says nothing about this one.
             Some(History::Resume(at)) if at.epoch != self.about.epoch => Since::Now,
-            Some(History::Resume(at)) => Since::After(at.sequence),
+            Some(History::Resume(at)) => Since::After(Position {
+                sequence: at.sequence,
+                lost: at.lost,
+            }),
         })
     }
 }
@@ -222,9 +225,20 @@ async fn next_frame(
 ) -> Option<Frame> {
     Some(match subscription.next().await? {
         Item::Events(events) => Frame::events(envelope, &events),
-        Item::Lost(loss) => Frame::message(envelope, Message::Lost(convert::lost(loss))),
-        Item::Status(status, sequence, live) => {
-            let status = convert::status(&status, sequence, live);
+        Item::Lost(loss, behind) => {
+            let position = behind.map(|at| v1::Position {
+                epoch: envelope.epoch,
+                sequence: at.sequence,
+                lost: at.lost,
+            });
+            let lost = v1::Lost {
+                position,
+                ..convert::lost(loss)
+            };
+            Frame::message(envelope, Message::Lost(lost))
+        }
+        Item::Status(status, at, live) => {
+            let status = convert::status(&status, at, live);
             Frame::message(envelope, Message::Status(status))
         }
     })

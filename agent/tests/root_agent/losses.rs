@@ -290,6 +290,7 @@ fn without_room(count: u64) -> v1::Lost {
     v1::Lost {
         source: LossSource::FilterMap.into(),
         count,
+        position: None,
     }
 }
 
@@ -305,9 +306,18 @@ fn a_full_map_is_told_to_who_comes_later_too() {
     assert_eq!(agent.info().lost, []);
 
     let mut early = agent.watch(of("shop"));
-    assert_eq!(early.message(), Some(Message::Lost(without_room(2))));
+    let position = v1::Position {
+        epoch: early.epoch,
+        sequence: 0,
+        lost: 2,
+    };
+    let told = Some(Message::Lost(v1::Lost {
+        position: Some(position),
+        ..without_room(2)
+    }));
+    assert_eq!(early.message(), told);
     let mut late = agent.watch(of("shop"));
-    assert_eq!(late.message(), Some(Message::Lost(without_room(2))));
+    assert_eq!(late.message(), told);
     early.nothing();
     assert_eq!(agent.info().lost, [without_room(2)]);
     let metrics = node.get("/metrics");

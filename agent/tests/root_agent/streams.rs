@@ -253,7 +253,13 @@ fn a_stream_is_resumed() {
     shop.visit();
     assert_eq!(sequences(&second.events(4)), [1, 2, 3, 4]);
 
-    let resume = |epoch, sequence| History::Resume(v1::Position { epoch, sequence });
+    let resume = |epoch, sequence| {
+        History::Resume(v1::Position {
+            epoch,
+            sequence,
+            lost: 0,
+        })
+    };
     let mut resumed = from(&agent, resume(epoch, 2));
     assert_eq!(sequences(&resumed.events(2)), [3, 4]);
     assert_live(&mut resumed, 4);
@@ -280,14 +286,16 @@ fn what_the_history_lost_is_told() {
     }
     watch.events(6);
 
-    let position = v1::Position {
+    let position = |sequence| v1::Position {
         epoch: watch.epoch,
-        sequence: 1,
+        sequence,
+        lost: 0,
     };
-    let mut resumed = from(&agent, History::Resume(position));
+    let mut resumed = from(&agent, History::Resume(position(1)));
     let lost = v1::Lost {
         source: v1::LossSource::History.into(),
         count: 3,
+        position: Some(position(4)),
     };
     assert_eq!(resumed.message(), Some(Message::Lost(lost)));
     assert_eq!(sequences(&resumed.events(2)), [5, 6]);

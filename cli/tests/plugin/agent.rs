@@ -259,6 +259,7 @@ impl TcpTracerService for Service {
             lost: vec![v1::Lost {
                 source: v1::LossSource::Ring.into(),
                 count: 5,
+                position: None,
             }],
             filter_maps: vec![v1::FilterMap {
                 name: "cgroupmap".into(),

@@ -302,6 +302,7 @@ async fn losses_are_told_as_they_happen_and_at_the_end() {
         Message::Lost(v1::Lost {
             source: source.into(),
             count,
+            position: None,
         })
     };
     watch.live(0).await;
@@ -352,6 +353,7 @@ async fn a_stream_that_breaks_is_resumed() {
     let position = Position {
         epoch: 1,
         sequence: 7,
+        lost: 0,
     };
     assert_eq!(watch.request.history, Some(History::Resume(position)));
     watch.status(false, 9).await;
@@ -384,6 +386,7 @@ async fn where_a_stream_stands_without_events_is_known_too() {
     let position = Position {
         epoch: 1,
         sequence: 5,
+        lost: 0,
     };
     let watch = agent.watched().await;
     assert_eq!(watch.request.history, Some(History::Resume(position)));
@@ -392,6 +395,52 @@ async fn where_a_stream_stands_without_events_is_known_too() {
     watch.fail(Status::unavailable("x")).await;
     let watch = agent.watched().await;
     assert_eq!(watch.request.history, Some(History::Resume(position)));
+}
+
+#[tokio::test]
+async fn where_a_stream_stands_behind_a_loss_is_known_too() {
+    let mut agent = Agent::start("node-1").await;
+    let plugin = Plugin::of(&agent, &["-o", "name"]);
+    let position = |sequence, lost| Position {
+        epoch: 1,
+        sequence,
+        lost,
+    };
+    let loss = |position| {
+        Message::Lost(v1::Lost {
+            source: v1::LossSource::Ring.into(),
+            count: 1,
+            position,
+        })
+    };
+    let mut watch = agent.watched().await;
+    watch.live(5).await;
+    for (message, expected) in [
+        (loss(Some(position(5, 1))), position(5, 1)),
+        // Another loss was to follow.
+        (loss(None), position(5, 1)),
+        (
+            Message::Status(v1::NodeStatus {
+                live: true,
+                sequence: 6,
+                lost: 2,
+                ..v1::NodeStatus::default()
+            }),
+            position(6, 2),
+        ),
+        (
+            Message::Events(v1::Events {
+                events: vec![connect("web-0", 7)],
+            }),
+            position(7, 0),
+        ),
+    ] {
+        watch.send(message).await;
+        watch.fail(Status::unavailable("x")).await;
+        watch = agent.watched().await;
+        assert_eq!(watch.request.history, Some(History::Resume(expected)));
+    }
+    assert_eq!(plugin.interrupt().await.code, Some(3));
 }
 
 #[tokio::test]
