@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{Command, Listing, Owner, Report, Since};
 use crate::bpf::{Connections, Program};
@@ -71,21 +71,22 @@ impl Handle {
         .await
     }
 
-    /// The connections that are open; `None` if the task does not run any more.
+    /// The connections that are open; `None` if the task does not run any more. Waits until nobody holds another list.
     pub async fn list(&self, matcher: Matcher) -> Result<Option<Listing>> {
-        let permit = Arc::clone(&self.lists).acquire_owned().await?;
+        let turn = Arc::clone(&self.lists).acquire_owned().await?;
         let handle = self.clone();
-        let list = move || {
-            let _permit = permit;
-            handle.list_blocking(&matcher)
-        };
+        let list = move || handle.list_blocking(&matcher, turn);
         tokio::task::spawn_blocking(list)
             .await
             .context("the list has panicked")?
     }
 
     /// The task names the owners, all at one moment, which are few; the rest is done here.
-    fn list_blocking(&self, matcher: &Matcher) -> Result<Option<Listing>> {
+    fn list_blocking(
+        &self,
+        matcher: &Matcher,
+        turn: OwnedSemaphorePermit,
+    ) -> Result<Option<Listing>> {
         let mut connections = self.connections.list()?;
         let owners: HashSet<Owner> = connections.iter().map(Owner::of).collect();
         let (reply, answer) = oneshot::channel();
@@ -108,6 +109,7 @@ impl Handle {
         Ok(Some(Listing {
             clock,
             connections: passing.collect(),
+            _turn: turn,
         }))
     }
 

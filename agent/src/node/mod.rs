@@ -16,7 +16,7 @@ mod task;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::clock::{self, Clock};
 use crate::event::{Event, Nanos};
@@ -96,12 +96,14 @@ impl Owner {
 }
 
 /// The connections that are open.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Listing {
     /// Relates their times to the time of day.
     pub clock: Clock,
     /// Their state, and whose they are, in the order in which they were opened.
     pub connections: Vec<(Event, Attribution)>,
+    /// There is no other list as long as this one is held.
+    _turn: OwnedSemaphorePermit,
 }
 
 /// A filter map in use.

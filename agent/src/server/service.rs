@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use futures::Stream;
 use futures::stream;
+use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use tcptracer_proto::server::{TcpTracerService, TcpTracerServiceServer};
 use tcptracer_proto::v1;
 use tcptracer_proto::v1::watch_request::History;
 use tcptracer_proto::v1::watch_response::Message;
 use tcptracer_proto::{DESCRIPTORS, Frame};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::mpsc::error::SendTimeoutError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -32,6 +34,9 @@ const MAX_REQUEST: usize = 1 << 20;
 
 /// Connections in one message of a list.
 const LIST_BATCH: usize = 512;
+
+/// A client that takes nothing of its list for so long is given up: others wait for theirs.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What does not change while the agent runs.
 #[derive(Clone, Debug)]
@@ -178,12 +183,17 @@ impl TcpTracerService for Service {
         // Each is made as it is taken: for a slow client, the list is held and not the messages as well.
         let mut sent = 0;
         let batches = std::iter::from_fn(move || {
-            let _permit = &permit;
             let batch = listing.connections[sent..].chunks(LIST_BATCH).next()?;
             sent += batch.len();
-            Some(Ok(response(batch)))
+            Some(response(batch))
         });
-        Ok(Response::new(Box::pin(stream::iter(batches))))
+        let (to, answers) = mpsc::channel(1);
+        tokio::spawn(hand_out(batches, to, PATIENCE));
+        let answers = ReceiverStream::new(answers).map(move |answer| {
+            let _permit = &permit;
+            answer
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn get_server_info(
@@ -217,6 +227,28 @@ impl TcpTracerService for Service {
 
 fn ending() -> Status {
     Status::unavailable("the agent is ending")
+}
+
+/// Until all is handed out or the client has gone. One that takes nothing for so long finds an error in place of the
+/// rest.
+async fn hand_out<T>(
+    mut batches: impl Iterator<Item = T>,
+    to: mpsc::Sender<Result<T, Status>>,
+    patience: Duration,
+) {
+    for batch in batches.by_ref() {
+        match to.send_timeout(Ok(batch), patience).await {
+            Ok(()) => {}
+            Err(SendTimeoutError::Closed(_)) => return,
+            Err(SendTimeoutError::Timeout(_)) => {
+                // The error may wait for the client; the list must not.
+                drop(batches);
+                let why = format!("nothing of the list was taken for {patience:?}");
+                let _ = to.send(Err(Status::deadline_exceeded(why))).await;
+                return;
+            }
+        }
+    }
 }
 
 async fn next_frame(
@@ -276,4 +308,72 @@ pub async fn serve(
         .serve_with_incoming_shutdown(listener.incoming(door), stop.cancelled_owned())
         .await
         .context("the gRPC server failed")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+
+    use tokio::sync::mpsc::error::TryRecvError;
+    use tokio::time::timeout;
+    use tonic::Code;
+
+    use super::*;
+
+    /// Nothing that is waited for takes this long unless it is broken.
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    /// A list of so many batches, which are numbers, and its end when it is not held any more.
+    fn list(batches: u32) -> (impl Iterator<Item = u32> + Send, mpsc::Receiver<()>) {
+        let (held, released) = mpsc::channel(1);
+        let list = (1..=batches).inspect(move |_| assert!(!held.is_closed()));
+        (list, released)
+    }
+
+    async fn in_time<T>(future: impl Future<Output = T>) -> T {
+        timeout(DEADLINE, future).await.expect("in time")
+    }
+
+    #[tokio::test]
+    async fn a_list_is_held_until_it_was_taken() {
+        let (batches, mut released) = list(3);
+        let (to, mut taken) = mpsc::channel(1);
+        tokio::spawn(hand_out(batches, to, DEADLINE));
+        for expected in 1..=3 {
+            assert!(expected == 3 || released.try_recv() == Err(TryRecvError::Empty));
+            let batch = in_time(taken.recv()).await.expect("it goes on");
+            assert_eq!(batch.expect("a batch"), expected);
+        }
+        assert!(in_time(taken.recv()).await.is_none());
+        assert_eq!(in_time(released.recv()).await, None);
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_loses_the_rest_and_is_told() {
+        let (batches, mut released) = list(3);
+        let (to, mut taken) = mpsc::channel(1);
+        tokio::spawn(hand_out(batches, to, Duration::from_millis(50)));
+        assert_eq!(in_time(released.recv()).await, None);
+        let batch = in_time(taken.recv()).await.expect("what was on its way");
+        assert_eq!(batch.expect("a batch"), 1);
+        let end = in_time(taken.recv()).await.expect("why it ends");
+        let status = end.expect_err("the rest is given up");
+        assert_eq!(
+            (status.code(), status.message()),
+            (
+                Code::DeadlineExceeded,
+                "nothing of the list was taken for 50ms"
+            )
+        );
+        assert!(in_time(taken.recv()).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn the_list_of_who_has_gone_is_not_held() {
+        let (batches, mut released) = list(3);
+        let (to, taken) = mpsc::channel(1);
+        tokio::spawn(hand_out(batches, to, DEADLINE));
+        drop(taken);
+        assert_eq!(in_time(released.recv()).await, None);
+    }
 }
