@@ -38,7 +38,12 @@ pub enum News {
     /// Events, in order.
     Rows(Vec<Row>),
     /// Something is missing here.
-    Lost(Lost),
+    Lost {
+        /// The node as it calls itself.
+        node: String,
+        /// What.
+        lost: Lost,
+    },
     /// The node's state.
     Status(NodeStatus),
     /// What was asked for of the past has been shown.
@@ -203,7 +208,8 @@ impl Session {
             None => Ok(()),
             Some(Message::Lost(lost)) => {
                 self.position = lost.position.or(self.position);
-                self.tell(News::Lost(lost)).await
+                let node = printable(&node);
+                self.tell(News::Lost { node, lost }).await
             }
             Some(Message::Status(status)) => self.take_status(epoch, status).await,
             Some(Message::Events(batch)) => {

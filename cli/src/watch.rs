@@ -52,17 +52,7 @@ pub async fn run(
     let (to, mut heard) = mpsc::channel(QUEUE);
     let span = watching.question.span.clone();
     let mut plans = watching.plans.clone();
-    let mut state = State {
-        watching,
-        output,
-        to,
-        merge: Merge::new(LIMITS),
-        report,
-        refused: Vec::new(),
-        sessions: HashMap::new(),
-        started: 0,
-        shown: false,
-    };
+    let mut state = State::new(watching, output, report, to);
     if let Some(past) = span.past {
         let last = match past {
             Past::Last(count) => Some(count as usize),
@@ -138,6 +128,20 @@ impl Drop for Session {
 }
 
 impl State {
+    fn new(watching: Watching, output: Output, report: Report, to: mpsc::Sender<Heard>) -> Self {
+        Self {
+            watching,
+            output,
+            to,
+            merge: Merge::new(LIMITS),
+            report,
+            refused: Vec::new(),
+            sessions: HashMap::new(),
+            started: 0,
+            shown: false,
+        }
+    }
+
     /// Starts and ends sessions, so that those that are asked are those of the plan.
     fn follow(&mut self, plan: &Plan) {
         self.report.planned(plan);
@@ -185,12 +189,16 @@ impl State {
     }
 
     fn take(&mut self, Heard { source, news }: Heard) -> Result<()> {
-        // What a session has said that was ended since is shown; of the rest nothing is left to do.
+        // What a session has said that was ended since is shown, and what it lost; of the rest nothing is left to do.
         let session = self.sessions.values_mut().find(|s| s.id == source);
         let Some(session) = session else {
-            if let News::Rows(rows) = news {
-                self.push(source, rows);
-                self.merge.remove(source);
+            match news {
+                News::Rows(rows) => {
+                    self.push(source, rows);
+                    self.merge.remove(source);
+                }
+                News::Lost { node, lost } => self.report.lost(&node, lost),
+                _ => {}
             }
             return Ok(());
         };
@@ -205,7 +213,7 @@ impl State {
                 self.merge.add(source);
                 self.report.connected(&session.node, restarted);
             }
-            News::Lost(lost) => self.report.lost(&session.node, lost),
+            News::Lost { node, lost } => self.report.lost(&node, lost),
             News::Status(status) => self.report.status(&session.node, &status),
             News::CaughtUp => session.caught_up = true,
             News::Broken(e) if self.watching.single && !self.report.is_heard() => {
@@ -294,5 +302,68 @@ impl State {
             self.report.nothing_remembered();
         }
         Ok(self.report.summary())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use tcptracer_proto::v1::{LossSource, Lost};
+
+    use super::*;
+    use crate::args::Args;
+    use crate::dial::{Dialer, Way};
+    use crate::report::Subject;
+    use crate::request::Filters;
+
+    #[tokio::test]
+    async fn what_was_lost_where_nobody_is_asked_any_more_is_told() {
+        let line = ["kubectl-tcptracer", "--server", "127.0.0.1:1", "-o", "name"];
+        let args = Args::try_parse_from(line).expect("valid");
+        let asked = Plan {
+            ask: [("n1".into(), Target::Server)].into(),
+            ..Plan::default()
+        };
+        let way = Way::Server {
+            address: args.agents.server.clone().expect("an address"),
+            tls_name: None,
+        };
+        let watching = Watching {
+            question: Question {
+                dialer: Dialer {
+                    way,
+                    tls: None,
+                    timeout: None,
+                },
+                filters: Filters::default(),
+                span: Span::from(&args.span),
+            },
+            plans: watch::channel(asked.clone()).1,
+            single: false,
+        };
+        let output = Output::start(&args.output, false).expect("stdout");
+        let (to, _heard) = mpsc::channel(QUEUE);
+        let mut state = State::new(watching, output, Report::new(Subject::default()), to);
+
+        state.follow(&asked);
+        let says = |news| Heard { source: 0, news };
+        let node = || "n1".to_string();
+        let connected = News::Connected {
+            node: node(),
+            restarted: false,
+        };
+        state.take(says(connected)).expect("taken");
+        assert_eq!(state.report.code(), Code::Complete);
+        state.follow(&Plan::default());
+        let lost = News::Lost {
+            node: node(),
+            lost: Lost {
+                source: LossSource::Ring.into(),
+                count: 3,
+                position: None,
+            },
+        };
+        state.take(says(lost)).expect("taken");
+        assert_eq!(state.finish().expect("shown"), Code::Incomplete);
     }
 }
