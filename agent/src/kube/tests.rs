@@ -12,12 +12,14 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Uri};
+use axum::routing::get;
 use futures::{StreamExt, stream};
 use kube::{Client, Config};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::server::ServerConfig;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -132,11 +134,15 @@ async fn next(updates: &mut mpsc::Receiver<Update>) -> String {
 
 async fn watch(script: Vec<Answer>) -> (mpsc::Receiver<Update>, mpsc::UnboundedReceiver<String>) {
     let (url, asked) = fake(script).await;
+    (watch_at(&url), asked)
+}
+
+fn watch_at(url: &str) -> mpsc::Receiver<Update> {
     let config = Config::new(url.parse().expect("a URL"));
     let client = Client::try_from(config).expect("a client");
     let (sender, updates) = mpsc::channel(1);
     tokio::spawn(async move { api::watch(client, "node-1", Outlet::new(sender)).await });
-    (updates, asked)
+    updates
 }
 
 #[tokio::test]
@@ -195,6 +201,42 @@ async fn a_watch_that_breaks_off_goes_on_from_there() {
     assert_eq!(next(&mut updates).await, "applied c");
     let requests: Vec<String> = std::iter::from_fn(|| asked.try_recv().ok()).collect();
     assert!(requests[2].contains("resourceVersion=11"), "{requests:?}");
+}
+
+/// The watch goes on in silence: that it is back is found by asking.
+#[tokio::test]
+async fn a_server_that_is_back_is_found_without_news() {
+    let script = vec![list(10, &[pod("a", 1)]), Answer::Open(String::new())];
+    let server = Runtime::new().expect("a runtime");
+    let (url, mut asked) = server.spawn(fake(script)).await.expect("it serves");
+    let mut updates = watch_at(&url);
+    assert_eq!(next(&mut updates).await, "replaced a");
+    for what in ["the list", "the watch"] {
+        timeout(DEADLINE, asked.recv()).await.expect(what);
+    }
+    // With all its connections.
+    server.shutdown_background();
+    let failed = next(&mut updates).await;
+    let expected = "failed cannot watch the pods of this node: ";
+    assert!(failed.starts_with(expected), "{failed}");
+
+    let address = url.strip_prefix("http://").expect("a URL");
+    let listener = TcpListener::bind(address).await.expect("the port is free");
+    let version = json!({
+        "major": "1", "minor": "35", "gitVersion": "v1.35.0", "gitCommit": "", "gitTreeState": "",
+        "buildDate": "", "goVersion": "", "compiler": "", "platform": "",
+    });
+    let silence = async || Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
+    let router = Router::new()
+        .route("/version", get(async move || version.to_string()))
+        .fallback(silence);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let mut told = next(&mut updates).await;
+    // There may be several reasons.
+    while told.starts_with(expected) {
+        told = next(&mut updates).await;
+    }
+    assert_eq!(told, "recovered");
 }
 
 #[tokio::test]

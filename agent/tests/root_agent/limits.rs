@@ -1,5 +1,6 @@
 //! What clients and containers may try.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 
@@ -15,6 +16,7 @@ use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1alpha;
 
 use crate::client::{Client, identity, of};
 use crate::node::{Node, fresh_id, fresh_uid};
@@ -192,21 +194,42 @@ fn health_and_reflection_answer() {
     else {
         panic!("not a list of services");
     };
-    let mut names: Vec<_> = services.service.into_iter().map(|s| s.name).collect();
-    names.sort();
-    assert_eq!(
-        names,
-        [
-            "grpc.health.v1.Health",
-            "grpc.reflection.v1.ServerReflection",
-            SERVICE
-        ]
-    );
+    let names: BTreeSet<_> = services.service.into_iter().map(|s| s.name).collect();
+    let expected = |reflection: &str| {
+        ["grpc.health.v1.Health", reflection, SERVICE]
+            .map(String::from)
+            .into()
+    };
+    assert_eq!(names, expected("grpc.reflection.v1.ServerReflection"));
     let symbol = MessageRequest::FileContainingSymbol(format!("{SERVICE}.Watch"));
     let MessageResponse::FileDescriptorResponse(files) = reflect(symbol) else {
         panic!("not a file");
     };
     assert!(!files.file_descriptor_proto.is_empty());
+
+    // As tools ask that are older.
+    let request = v1alpha::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(
+            v1alpha::server_reflection_request::MessageRequest::ListServices(String::new()),
+        ),
+    };
+    let answer = agent.ask(async |channel| {
+        let mut reflection =
+            v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
+        let requests = futures::stream::iter([request]);
+        let answers = reflection.server_reflection_info(requests).await?;
+        answers.into_inner().message().await
+    });
+    let answer = answer.expect("an answer").expect("a message");
+    let services = match answer.message_response {
+        Some(v1alpha::server_reflection_response::MessageResponse::ListServicesResponse(
+            services,
+        )) => services,
+        other => panic!("{other:?} is no list of services"),
+    };
+    let names: BTreeSet<_> = services.service.into_iter().map(|s| s.name).collect();
+    assert_eq!(names, expected("grpc.reflection.v1alpha.ServerReflection"));
 }
 
 /// Escaping is for those who show them: on the wire they are as they were chosen.
