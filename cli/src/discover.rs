@@ -306,8 +306,11 @@ impl View {
             ),
         };
         let agents: Vec<_> = self.agents.values().cloned().collect();
-        let only = &self.selection.nodes;
-        let plan = plan(&agents, &wanted, only, self.max_nodes, &self.asked);
+        let Selection {
+            nodes, not_nodes, ..
+        } = &self.selection;
+        let (max, asked) = (self.max_nodes, &self.asked);
+        let plan = plan(&agents, &wanted, nodes, not_nodes, max, asked);
         self.asked = plan.ask.keys().cloned().collect();
         plan
     }

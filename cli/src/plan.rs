@@ -29,12 +29,13 @@ pub struct Plan {
     pub nothing_selected: bool,
 }
 
-/// `only`: the nodes that may be asked; all, if there is none. `asked`: those that are being asked; they go first, so
+/// `only`: the nodes that may be asked; all, if there is none. `except`: those that may not. `asked`: those that are being asked; they go first, so
 /// that nobody is dropped for a node that comes later.
 pub fn plan(
     agents: &[AgentPod],
     wanted: &Wanted,
     only: &BTreeSet<String>,
+    except: &BTreeSet<String>,
     max: usize,
     asked: &BTreeSet<String>,
 ) -> Plan {
@@ -58,7 +59,7 @@ pub fn plan(
                 .filter(|n| !serving.contains_key(n)),
         );
     }
-    nodes.retain(|node| only.is_empty() || only.contains(*node));
+    nodes.retain(|node| (only.is_empty() || only.contains(*node)) && !except.contains(*node));
 
     let mut plan = Plan {
         no_agents: agents.is_empty(),
@@ -145,16 +146,23 @@ mod tests {
             agent("c", "n3", Ready, 1),
         ];
         let none = BTreeSet::new();
-        let every = plan(&agents, &Wanted::EveryNode, &none, 50, &none);
+        let every = plan(&agents, &Wanted::EveryNode, &none, &none, 50, &none);
         assert_eq!(asked(&every), [("n1", "a"), ("n2", "b"), ("n3", "c")]);
 
         let some = Wanted::Nodes(set(&["n3", "n9"]));
-        let some = plan(&agents, &some, &none, 50, &none);
+        let some = plan(&agents, &some, &none, &none, 50, &none);
         assert_eq!(asked(&some), [("n3", "c")]);
         assert_eq!(some.without_agent, [("n9".into(), None)].into());
         assert!(!some.nothing_selected);
 
-        let nothing = plan(&agents, &Wanted::Nodes(none.clone()), &none, 50, &none);
+        let nothing = plan(
+            &agents,
+            &Wanted::Nodes(none.clone()),
+            &none,
+            &none,
+            50,
+            &none,
+        );
         assert_eq!(
             nothing,
             Plan {
@@ -168,11 +176,18 @@ mod tests {
     fn nodes_that_are_named_limit_the_others() {
         let agents = [agent("a", "n1", Ready, 1), agent("b", "n2", Ready, 1)];
         let none = BTreeSet::new();
-        let made = plan(&agents, &Wanted::EveryNode, &set(&["n2", "n7"]), 50, &none);
+        let made = plan(
+            &agents,
+            &Wanted::EveryNode,
+            &set(&["n2", "n7"]),
+            &none,
+            50,
+            &none,
+        );
         assert_eq!(asked(&made), [("n2", "b")]);
         assert_eq!(made.without_agent, [("n7".into(), None)].into());
         let wanted = Wanted::Nodes(set(&["n1"]));
-        let made = plan(&agents, &wanted, &set(&["n2"]), 50, &none);
+        let made = plan(&agents, &wanted, &set(&["n2"]), &none, 50, &none);
         assert_eq!(
             made,
             Plan {
@@ -183,9 +198,27 @@ mod tests {
     }
 
     #[test]
+    fn nodes_of_which_nothing_is_shown_are_not_asked() {
+        let agents = [agent("a", "n1", Ready, 1), agent("b", "n2", Ready, 1)];
+        let none = BTreeSet::new();
+        let except = set(&["n1", "n3"]);
+        let some = Wanted::Nodes(set(&["n1", "n2", "n3"]));
+        for (wanted, only) in [
+            (Wanted::EveryNode, &none),
+            (Wanted::EveryNode, &set(&["n1", "n2", "n3"])),
+            (some, &none),
+        ] {
+            let made = plan(&agents, &wanted, only, &except, 1, &set(&["n1"]));
+            assert_eq!(asked(&made), [("n2", "b")]);
+            assert!(made.without_agent.is_empty());
+            assert_eq!(made.beyond, 0);
+        }
+    }
+
+    #[test]
     fn that_there_is_no_agent_is_known() {
         let none = BTreeSet::new();
-        let made = plan(&[], &Wanted::EveryNode, &none, 50, &none);
+        let made = plan(&[], &Wanted::EveryNode, &none, &none, 50, &none);
         assert_eq!(
             made,
             Plan {
@@ -194,7 +227,7 @@ mod tests {
             }
         );
         let some = Wanted::Nodes(set(&["n1"]));
-        let made = plan(&[], &some, &none, 50, &none);
+        let made = plan(&[], &some, &none, &none, 50, &none);
         assert_eq!(
             made,
             Plan {
@@ -212,10 +245,17 @@ mod tests {
             .map(|n| agent(n, n, Ready, 1))
             .collect();
         let none = BTreeSet::new();
-        let first = plan(&agents, &Wanted::EveryNode, &none, 2, &none);
+        let first = plan(&agents, &Wanted::EveryNode, &none, &none, 2, &none);
         assert_eq!(asked(&first), [("n1", "n1"), ("n2", "n2")]);
         assert_eq!(first.beyond, 2);
-        let later = plan(&agents, &Wanted::EveryNode, &none, 2, &set(&["n3", "n4"]));
+        let later = plan(
+            &agents,
+            &Wanted::EveryNode,
+            &none,
+            &none,
+            2,
+            &set(&["n3", "n4"]),
+        );
         assert_eq!(asked(&later), [("n3", "n3"), ("n4", "n4")]);
     }
 
@@ -233,7 +273,7 @@ mod tests {
         ] {
             let mut agents = [agent("old", "n", old, 1), agent("new", "n", new, 2)];
             for _ in 0..2 {
-                let made = plan(&agents, &Wanted::EveryNode, &none, 50, &none);
+                let made = plan(&agents, &Wanted::EveryNode, &none, &none, 50, &none);
                 assert_eq!(asked(&made), [("n", expected)], "{agents:?}");
                 agents.reverse();
             }
@@ -242,7 +282,7 @@ mod tests {
             agent("old", "n", Down("Evicted".into()), 1),
             agent("new", "n", Down("ContainerCreating".into()), 2),
         ];
-        let made = plan(&agents, &Wanted::EveryNode, &none, 50, &none);
+        let made = plan(&agents, &Wanted::EveryNode, &none, &none, 50, &none);
         let why = Some("ContainerCreating".into());
         assert_eq!(made.without_agent, [("n".into(), why)].into());
     }
@@ -258,7 +298,7 @@ mod tests {
         };
         for (state, ready) in [(Running, false), (Ready, true)] {
             let agents = [agent("a", "n1", state, 1)];
-            let made = plan(&agents, &Wanted::EveryNode, &none, 50, &none);
+            let made = plan(&agents, &Wanted::EveryNode, &none, &none, 50, &none);
             assert_eq!(made.ask, [("n1".into(), target(ready))].into());
             assert!(made.without_agent.is_empty());
         }
@@ -268,11 +308,11 @@ mod tests {
     fn an_agent_that_is_down_is_waited_for_unless_it_is_asked() {
         let agents = [agent("a", "n1", Down("CrashLoopBackOff".into()), 1)];
         let none = BTreeSet::new();
-        let made = plan(&agents, &Wanted::EveryNode, &none, 50, &none);
+        let made = plan(&agents, &Wanted::EveryNode, &none, &none, 50, &none);
         let why = Some("CrashLoopBackOff".into());
         assert_eq!(made.without_agent, [("n1".into(), why)].into());
         assert!(made.ask.is_empty() && !made.no_agents);
-        let made = plan(&agents, &Wanted::EveryNode, &none, 50, &set(&["n1"]));
+        let made = plan(&agents, &Wanted::EveryNode, &none, &none, 50, &set(&["n1"]));
         assert_eq!(asked(&made), [("n1", "a")]);
         assert!(made.without_agent.is_empty());
     }

@@ -103,6 +103,8 @@ pub struct Selection {
     pub containers: BTreeSet<String>,
     /// All, if there is none.
     pub nodes: BTreeSet<String>,
+    /// Of these nothing is shown.
+    pub not_nodes: BTreeSet<String>,
 }
 
 impl Selection {
@@ -114,6 +116,8 @@ impl Selection {
             labels: labels(args),
             containers: args.container.iter().cloned().collect(),
             nodes: args.node.iter().cloned().collect(),
+            // What is hidden by its node is hidden whatever else it is.
+            not_nodes: args.not.iter().flat_map(|n| n.0.nodes.clone()).collect(),
         }
     }
 
@@ -160,6 +164,7 @@ impl fmt::Display for Selection {
             ("labels", self.labels.clone()),
             ("container", joined(&self.containers)),
             ("node", joined(&self.nodes)),
+            ("not node", joined(&self.not_nodes)),
         ];
         let given: Vec<_> = parts
             .into_iter()

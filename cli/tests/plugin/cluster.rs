@@ -61,6 +61,7 @@ async fn only_nodes_that_hold_the_pods_are_asked() {
         &["-l", "app=cart"][..],
         &["cart-0"],
         &["-A", "--node", "n2"],
+        &["-A", "--not", "node=n1,n3"],
     ] {
         let plugin = api.plugin(&[&["-o", "name", "--last", "5"], args].concat());
         let watch = two.watched().await;
@@ -70,7 +71,7 @@ async fn only_nodes_that_hold_the_pods_are_asked() {
         assert_eq!(plugin.ended().await.well(), ["pod/cart-0"]);
     }
     assert!(one.is_left_alone());
-    assert_eq!(api.forwarded(), ["tcptracer/agent-2"; 3]);
+    assert_eq!(api.forwarded(), ["tcptracer/agent-2"; 4]);
     // Everything is everywhere. That there is nothing is told.
     let plugin = api.plugin(&["-A", "-o", "name", "--last", "5"]);
     let (n1, n2) = (one.watched().await, two.watched().await);
