@@ -12,6 +12,9 @@ use crate::bpf::{Connections, Program};
 use crate::filter::Matcher;
 use crate::hub::Subscription;
 
+/// Lists of connections at a time: a full one is some 20 MB, and is held until its client has read it.
+const LISTS: usize = 4;
+
 /// What a program has cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProgramRuns {
@@ -31,7 +34,7 @@ pub struct Handle {
     commands: mpsc::Sender<Command>,
     connections: Arc<Connections>,
     programs: Arc<[Program]>,
-    /// Who lists holds a copy of the kernel's table: one at a time.
+    /// Who lists holds a copy of the kernel's table.
     lists: Arc<Semaphore>,
 }
 
@@ -46,7 +49,7 @@ impl Handle {
             commands,
             connections: Arc::new(connections),
             programs,
-            lists: Arc::new(Semaphore::new(1)),
+            lists: Arc::new(Semaphore::new(LISTS)),
         }
     }
 
@@ -71,7 +74,7 @@ impl Handle {
         .await
     }
 
-    /// The connections that are open; `None` if the task does not run any more. Waits until nobody holds another list.
+    /// The connections that are open; `None` if the task does not run any more. Waits while too many are held.
     pub async fn list(&self, matcher: Matcher) -> Result<Option<Listing>> {
         let turn = Arc::clone(&self.lists).acquire_owned().await?;
         let handle = self.clone();

@@ -102,7 +102,7 @@ pub struct Listing {
     pub clock: Clock,
     /// Their state, and whose they are, in the order in which they were opened.
     pub connections: Vec<(Event, Attribution)>,
-    /// There is no other list as long as this one is held.
+    /// There are few lists at a time.
     _turn: OwnedSemaphorePermit,
 }
 
