@@ -170,12 +170,11 @@ impl Index {
                 self.cgroup_made(cgroup.id, &cgroup.path, now);
             }
         }
-        if self.sees_all {
-            let there: HashSet<u64> = found.iter().map(|c| c.id).collect();
-            let missed: Vec<u64> = self.missing(&there);
-            for id in missed {
-                self.cgroup_removed(id, now);
-            }
+        // Also where a scan sees a part only: no other cgroups than those of the part are kept here.
+        let there: HashSet<u64> = found.iter().map(|c| c.id).collect();
+        let missed: Vec<u64> = self.missing(&there);
+        for id in missed {
+            self.cgroup_removed(id, now);
         }
     }
 
@@ -749,18 +748,23 @@ mod tests {
     #[test]
     fn a_scan_finds_what_was_not_told() {
         let now = Instant::now();
-        let mut index = index(now);
-        index.pod_applied(pod(1, &[Some(7)]));
-        assert!(index.should_scan(10));
-        let found = |id: u64, path: String| Cgroup { id, path };
-        let root = found(ROOT, "/".into());
-        index.scanned(&[root.clone(), found(10, path("", 1, 7))], now);
-        assert!(!index.should_scan(10));
-        assert_eq!(named(&index, 10), Some(("pod-1".into(), Some(0))));
-        // Nor was its removal.
-        index.scanned(&[root], now);
-        index.forget(now + LINGER);
-        assert_eq!(index.containers().count(), 0);
+        for sees_all in [true, false] {
+            let mut index = Index::new(sees_all);
+            index.pod_applied(pod(1, &[Some(7)]));
+            assert!(index.should_scan(10));
+            let found = |id: u64, path: String| Cgroup { id, path };
+            // That of a part is any cgroup.
+            let root = found(if sees_all { ROOT } else { 5 }, "/".into());
+            index.scanned(&[root.clone(), found(10, path("", 1, 7))], now);
+            assert!(!index.should_scan(10));
+            assert_eq!(named(&index, 10), Some(("pod-1".into(), Some(0))));
+            // Nor was its removal.
+            index.scanned(&[root], now);
+            assert!(index.containers().all(|(_, c)| c.gone == Some(now)));
+            index.forget(now + LINGER);
+            assert_eq!(index.containers().count(), 0);
+            assert_eq!(index.sizes().cgroups, 1);
+        }
     }
 
     #[test]
