@@ -94,7 +94,7 @@ impl Metrics {
         );
         Self {
             pods_counted: by_pod.then(Mutex::default),
-            events: register!("events", "Events that the kernel let pass"),
+            events: register!("events", "Events of this node that the kernel let pass"),
             lost: register!("lost", "Events, connections or containers lost, by place"),
             attributions: register!("attributions", "Events by how their process was attributed"),
             pod_errors: register!("pod_source_errors", "Times the source of pods failed"),
@@ -126,8 +126,22 @@ impl Metrics {
         }
     }
 
-    /// Counts an event.
+    /// Counts an event; another node's as such only.
     pub fn count(&self, event: &Event, who: &Attribution) {
+        let result = match who {
+            Attribution::Resolved(..) => "resolved",
+            Attribution::Host => "host",
+            Attribution::Pending(..) => "pending",
+            Attribution::Foreign => "other_node",
+            Attribution::Unknown => "unknown",
+        };
+        self.attributions
+            .get_or_create(&ResultLabel { result })
+            .inc();
+        // Its own agent counts it by what it is.
+        if *who == Attribution::Foreign {
+            return;
+        }
         let kind = match event.kind {
             Kind::Connect => "connect",
             Kind::Accept => "accept",
@@ -146,16 +160,6 @@ impl Metrics {
             }
         }
         self.events.get_or_create(&labels).inc();
-        let result = match who {
-            Attribution::Resolved(..) => "resolved",
-            Attribution::Host => "host",
-            Attribution::Pending(..) => "pending",
-            Attribution::Foreign => "other_node",
-            Attribution::Unknown => "unknown",
-        };
-        self.attributions
-            .get_or_create(&ResultLabel { result })
-            .inc();
     }
 
     /// Drops what was counted for other pods than these, if it is counted by pod.
@@ -309,6 +313,30 @@ mod tests {
         let version = env!("CARGO_PKG_VERSION");
         let info = format!("tcptracer_build_info{{version=\"{version}\"}} 1");
         assert_eq!(lines(&metrics, "tcptracer_build_info"), [info]);
+    }
+
+    #[test]
+    fn events_of_other_nodes_are_counted_as_such_only() {
+        let metrics = Metrics::new(true);
+        let connect = fixture::event(Kind::Connect, 1, 0);
+        metrics.count(&connect, &Attribution::Foreign);
+        metrics.count(&connect, &Attribution::Host);
+        let counted = |name: &str| {
+            let mut lines = lines(&metrics, name);
+            lines.retain(|line| !line.starts_with('#'));
+            lines
+        };
+        assert_eq!(
+            counted("tcptracer_attributions"),
+            [
+                "tcptracer_attributions_total{result=\"host\"} 1",
+                "tcptracer_attributions_total{result=\"other_node\"} 1",
+            ]
+        );
+        assert_eq!(
+            counted("tcptracer_events"),
+            ["tcptracer_events_total{type=\"connect\",namespace=\"\",pod=\"\"} 1"]
+        );
     }
 
     #[test]

@@ -392,6 +392,12 @@ impl Index {
             && !self.outside_ids.contains(&cgroup_id)
     }
 
+    /// Whether nothing but another node, or its host, can have the cgroup, given that all has been told or found which
+    /// can be seen.
+    pub fn must_be_outside(&self, cgroup_id: u64) -> bool {
+        !self.sees_all && cgroup_id != 0 && !self.cgroups.contains_key(&cgroup_id)
+    }
+
     /// Whose a process is, and which container that is: by its cgroup or, if that is no container's, by its mount
     /// namespace. `since` is when it was in both; long ago, if that is not known.
     pub fn attribute(
@@ -776,5 +782,16 @@ mod tests {
         assert_eq!(index.sizes().outside, MAX_OUTSIDE);
         assert!(index.should_scan(2) && !index.should_scan(9_999));
         assert_eq!(index.attribute(9_999, 0, None).1, Attribution::Foreign);
+    }
+
+    #[test]
+    fn what_a_part_of_the_cgroups_lacks_is_outside() {
+        let now = Instant::now();
+        for sees_all in [true, false] {
+            let mut index = Index::new(sees_all);
+            index.cgroup_made(10, "/system.slice", now);
+            let outside = [0, 10, 11].map(|id| index.must_be_outside(id));
+            assert_eq!(outside, [false, false, !sees_all]);
+        }
     }
 }

@@ -258,8 +258,18 @@ impl Node {
         self.publish(ready);
     }
 
+    /// Whose a process is. The kernel tells of a cgroup before its processes do anything, and the first scan found those
+    /// that were there: unless some of it may be lost, what is unknown is nothing of ours.
     fn attribute(&self, owner: Owner) -> (Option<ContainerKey>, Attribution) {
-        owner.whose(&self.with.index)
+        let index = &self.with.index;
+        match owner.whose(index) {
+            (None, Attribution::Unknown)
+                if self.rescan.is_none() && index.must_be_outside(owner.cgroup) =>
+            {
+                (None, Attribution::Foreign)
+            }
+            whose => whose,
+        }
     }
 
     /// Hands events out, under the names that are known now.

@@ -108,10 +108,19 @@ impl Drop for Part {
 /// those of other nodes as well.
 fn a_part_of_the_cgroups() {
     let mut part = None;
-    let mut node = Node::launched(&[], |cgroups| part.insert(Part::of(cgroups)).options());
     let mut elsewhere = Node::new();
+    // Nobody tells of these: they are there before.
+    let mut older = ["old-0", "old-1"].map(|name| elsewhere.pod("shop", name, json!({})));
+    let mut node = Node::launched(&[], |cgroups| part.insert(Part::of(cgroups)).options());
     let agent = node.client();
+    wait_until("the pods are read", || {
+        agent.info().pods.is_some_and(|p| p.synced)
+    });
     let mut watch = agent.watch(vec![]);
+    for old in &mut older {
+        let there = old.actor.listen(LOCAL);
+        old.actor.connect(there);
+    }
     let mut other = elsewhere.pod("shop", "cart-1", json!({}));
     // Unlike the other node's, this one's pod is told late.
     let (uid, id) = (fresh_uid(), fresh_id());
@@ -133,8 +142,11 @@ fn a_part_of_the_cgroups() {
     assert_eq!(identity(&events[0]).pod, "cart-0");
     watch.nothing();
     assert_eq!(agent.info().containers, 1);
+    let unknown = "tcptracer_attributions_total{result=\"unknown\"}";
+    let metrics = node.get("/metrics");
+    assert!(!metrics.contains(unknown), "{metrics}");
     drop(watch);
-    drop((cart, other, node, elsewhere));
+    drop((cart, older, other, node, elsewhere));
 }
 
 /// As on a host without cgroup v2, where every process is in the root.
