@@ -1,6 +1,7 @@
 //! The command line of the agent. Every option can be given by an environment variable as well; an empty one
 //! counts as none, since manifests made from templates set those.
 
+use std::collections::HashSet;
 use std::env;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -308,8 +309,12 @@ impl Args {
             .mut_args(without_empty_variable)
             .mut_subcommands(|command| command.mut_args(without_empty_variable));
         let args = Self::from_arg_matches(&command.get_matches_mut()).unwrap_or_else(|e| e.exit());
-        let wrong = args.tls().err().or_else(|| args.log_filter().err());
-        if let Some(e) = wrong {
+        let checks = [
+            args.tls().map(drop),
+            args.log_filter().map(drop),
+            args.check_filter_sets(),
+        ];
+        if let Some(e) = checks.into_iter().find_map(Result::err) {
             command
                 .error(ErrorKind::ValueValidation, format!("{e:#}"))
                 .exit();
@@ -332,6 +337,15 @@ impl Args {
             key,
             client_ca: self.tls_client_ca.clone(),
         }))
+    }
+
+    /// Each has a folder of its own.
+    fn check_filter_sets(&self) -> Result<()> {
+        let mut names = HashSet::new();
+        match self.filter_set.iter().find(|set| !names.insert(&set.name)) {
+            Some(set) => bail!("--filter-set: there are two of the name {}", set.name),
+            None => Ok(()),
+        }
     }
 
     /// What to log.

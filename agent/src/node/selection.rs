@@ -17,6 +17,9 @@ const ROOT_CGROUP: u64 = 1;
 /// The cgroup of an owner that is not known.
 const NO_CGROUP: u64 = 0;
 
+/// The maps of a pair.
+const MAPS: [&str; 2] = ["cgroupmap", "mntnsmap"];
+
 /// Members of a pair of maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
@@ -114,8 +117,8 @@ impl Pair {
 
     /// How full the maps are.
     pub fn usage(&self) -> impl Iterator<Item = MapUse> {
-        [("cgroupmap", &self.cgroups), ("mntnsmap", &self.mounts)]
-            .into_iter()
+        MAPS.into_iter()
+            .zip([&self.cgroups, &self.mounts])
             .map(|(map, set)| MapUse {
                 name: match &self.set {
                     None => map.into(),
@@ -147,6 +150,9 @@ impl FromStr for FilterSet {
         let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if name.is_empty() || name.len() > 63 || !name.chars().all(fits) {
             return Err("the name may have 1 to 63 letters, digits, - and _".into());
+        }
+        if MAPS.contains(&name) {
+            return Err(format!("{name} is the name of a map of the agent's own"));
         }
         // A selector has no colon.
         let (namespace, selector) = match selection.split_once(':') {

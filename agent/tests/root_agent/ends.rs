@@ -111,6 +111,18 @@ fn what_cannot_be_used_is_refused() {
         (&["--pods", "nowhere"], "expected api, kubelet or file:PATH"),
         (&["--filter-set", "a=b in c"], "expected `(` at character 6"),
         (
+            &["--filter-set", "a=b", "--filter-set", "a=c"],
+            "--filter-set: there are two of the name a",
+        ),
+        (
+            &["--filter-set", "mntnsmap=a"],
+            "mntnsmap is the name of a map of the agent's own",
+        ),
+        (
+            &["--filter-set", "a=b;cgroupmap=a"],
+            "cgroupmap is the name of a map of the agent's own",
+        ),
+        (
             &["--grpc-listen", "somewhere"],
             "expected ADDRESS:PORT or unix:PATH",
         ),
