@@ -467,7 +467,7 @@ impl Index {
     }
 
     fn may_be_news(&self, container: &Container, now: Instant) -> bool {
-        !self.is_foreign(container) && now - container.seen < LINGER
+        !self.is_foreign(container) && container.age(now) < LINGER
     }
 }
 
@@ -475,6 +475,11 @@ impl Container {
     /// What it is called, once its pod is known.
     pub fn names(&self) -> Option<&Arc<Names>> {
         self.names.as_ref()
+    }
+
+    /// How long it has been known.
+    pub fn age(&self, now: Instant) -> Duration {
+        now - self.seen
     }
 }
 

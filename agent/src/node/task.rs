@@ -32,6 +32,12 @@ const FORGET: Duration = Duration::from_secs(5);
 /// Between two looks at what the filter maps really hold, and which cgroups there really are.
 const AUDIT: Duration = Duration::from_secs(30);
 
+/// Between two questions for the name of a young container. The kubelet does not report its id at once, and tells nobody.
+const ASK: Duration = Duration::from_secs(1);
+
+/// A container that has no name yet at this age has to wait for the source's own time: a sandbox never gets one.
+const YOUNG: Duration = Duration::from_secs(5);
+
 /// What the task works with, all of it its own.
 pub struct Config {
     /// What is known of containers and pods: as of a first scan.
@@ -85,6 +91,8 @@ pub struct Node {
     subscribers_changed: bool,
     /// When to look for cgroups whose coming or going was not told.
     rescan: Option<Instant>,
+    /// When to ask for the pods again.
+    ask: Option<Instant>,
     cared: Instant,
     forgot: Instant,
     audited: Instant,
@@ -108,6 +116,7 @@ impl Node {
             generation: u64::MAX,
             subscribers_changed: true,
             rescan: None,
+            ask: None,
             cared: now,
             forgot: now,
             audited: now,
@@ -157,7 +166,7 @@ impl Node {
     fn due(&self) -> Instant {
         let care = (self.with.hub.subscribers() > 0).then_some(self.cared + CARE);
         let looks = self.with.containers.due();
-        [care, self.held.due(), looks, self.rescan]
+        [care, self.held.due(), looks, self.rescan, self.ask]
             .into_iter()
             .flatten()
             .fold(self.forgot + FORGET, Instant::min)
@@ -322,12 +331,16 @@ impl Node {
         self.losses = total;
     }
 
-    /// Asks for the pods if there are containers whose pod is not known.
-    fn want_pods(&self, now: Instant) {
+    /// Asks for the pods if there are containers whose name is not known, and soon again while one of them is young.
+    fn want_pods(&mut self, now: Instant) {
         let index = &self.with.index;
-        if index.containers().any(|(_, c)| index.lacks_names(c, now)) {
+        let nameless = index.containers().map(|(_, c)| c);
+        let nameless = nameless.filter(|c| index.lacks_names(c, now));
+        let youngest = nameless.map(|c| c.age(now)).min();
+        if youngest.is_some() {
             self.with.wanted.notify_one();
         }
+        self.ask = youngest.filter(|age| *age < YOUNG).map(|_| now + ASK);
     }
 
     // === what follows from changes
@@ -357,6 +370,9 @@ impl Node {
             let scanned = self.with.containers.scan_again(&mut self.with.index, now);
             // Not so soon after the last time.
             self.rescan = (!scanned).then_some(now + CARE);
+            self.want_pods(now);
+        }
+        if self.ask.is_some_and(|due| due <= now) {
             self.want_pods(now);
         }
         self.with.containers.look(&mut self.with.index, now);

@@ -3,13 +3,17 @@
 use std::collections::HashSet;
 use std::fs;
 use std::hash::Hash;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tcptracer_proto::v1::{self, EventType};
 
 use crate::client::{assert_end, identity, kinds, of};
-use crate::node::{Container, Node, fresh_id, fresh_uid};
+use crate::node::{Container, Node, fresh_id, fresh_uid, pod};
 use crate::support::{Actor, own_mounts, wait_until};
 use crate::tests;
 
@@ -18,6 +22,7 @@ tests![
     the_kernel_drops_what_nobody_asked_for,
     a_pod_that_starts_later_has_its_first_connection_named,
     a_pod_that_is_told_of_late_is_named_from_then_on,
+    a_container_is_named_soon_after_the_kubelet_has_its_id,
     nested_cgroups_are_the_containers,
     a_relabelled_pod_moves_in_and_out,
     a_relabelled_pod_moves_within_a_second,
@@ -169,6 +174,78 @@ fn a_pod_that_is_told_of_late_is_named_from_then_on() {
     let named = shop.events(1);
     assert_eq!(kinds(&named), [EventType::Close]);
     assert_eq!(identity(&named[0]).pod, "cart-0");
+}
+
+/// A kubelet that reports one pod.
+struct Kubelet {
+    url: String,
+    said: Arc<Mutex<(Value, u32)>>,
+}
+
+impl Kubelet {
+    fn start(pod: Value) -> Self {
+        let listener = TcpListener::bind(LOCAL).expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let said = Arc::new(Mutex::new((pod, 0)));
+        let says = Arc::clone(&said);
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut head = BufReader::new(&stream).lines().map_while(Result::ok);
+                head.find(|line| line.is_empty());
+                let mut said = says.lock().expect("the test goes well");
+                let list = json!({ "kind": "PodList", "items": [said.0] }).to_string();
+                said.1 += 1;
+                let length = list.len();
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{list}"
+                );
+            }
+        });
+        Self { url, said }
+    }
+
+    /// Reports it so from now on.
+    fn report(&self, pod: Value) {
+        self.said.lock().expect("the kubelet goes on").0 = pod;
+    }
+
+    /// How often it has been asked.
+    fn asked(&self) -> u32 {
+        self.said.lock().expect("the kubelet goes on").1
+    }
+}
+
+/// Of a pod with several containers each is named by its id, which the kubelet does not have as soon as there is a cgroup.
+fn a_container_is_named_soon_after_the_kubelet_has_its_id() {
+    let (uid, id) = (fresh_uid(), fresh_id());
+    let started = pod("shop", "cart-0", &uid, &[("main", &id), ("sidecar", "")]);
+    let mut created = started.clone();
+    created["status"] = json!({});
+    let kubelet = Kubelet::start(created);
+    let options = ["--pods", "kubelet", "--kubelet-url", &kubelet.url];
+    let node = Node::with(&options);
+    let agent = node.client();
+    wait_until("the pod is known", || {
+        agent.info().pods.is_some_and(|p| p.pods == 1)
+    });
+    let before = kubelet.asked();
+    let mut cart = node.container(uid, id, "cart");
+    let mut watch = agent.watch(of("shop"));
+    let at = cart.actor.listen(LOCAL);
+    cart.actor.connect(at);
+    assert_eq!(identity(&watch.events(1)[0]).container, "");
+
+    wait_until("the container is asked for", || kubelet.asked() > before);
+    kubelet.report(started);
+    let reported = Instant::now();
+    wait_until("the container is named", || {
+        let open = agent.connections(of("shop"));
+        let who = open.iter().filter_map(|c| c.identity.as_ref());
+        who.map(|who| &who.container).eq(["main"])
+    });
+    // Otherwise it is asked every 8 s or less often.
+    assert!(reported.elapsed() < Duration::from_secs(5));
 }
 
 fn nested_cgroups_are_the_containers() {

@@ -397,18 +397,17 @@ fn start(launcher: &[String], folder: &Path, pins: &Path, options: &[String]) ->
             launched
         }
     };
+    let pods = format!("file:{}", folder.join("pods.json").display());
+    let defaults = SMALL.iter().copied().chain([("--pods", &*pods)]);
     let mut child = command
         .args(["--node-name", "node-1", "--http-listen", "127.0.0.1:0"])
-        .arg("--pods")
-        .arg(format!("file:{}", folder.join("pods.json").display()))
         .arg("--grpc-listen")
         .arg(format!("unix:{}", folder.join("agent.sock").display()))
         .arg("--pin-dir")
         .arg(pins)
         // Options cannot be given twice.
         .args(
-            SMALL
-                .iter()
+            defaults
                 .filter(|(name, _)| !options.iter().any(|o| o == name))
                 .flat_map(|(name, value)| [name, value]),
         )
