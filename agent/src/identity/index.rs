@@ -11,6 +11,10 @@ use crate::kube::Pod;
 /// How long containers, pods and cgroups stay known after they are gone: closes trail deletions.
 pub const LINGER: Duration = Duration::from_secs(60);
 
+/// How long the mount namespace of a container that is gone is selected, and held open for that: what is mounted there,
+/// volumes, is wanted elsewhere.
+pub const TRAIL: Duration = Duration::from_secs(2);
+
 /// The root of every hierarchy: where cgroups say nothing, all processes are in it.
 const ROOT: u64 = 1;
 
@@ -29,7 +33,7 @@ pub struct Container {
     pub path: String,
     /// The id of its own cgroup; those below belong to it as well.
     pub cgroup: Option<u64>,
-    /// The inode of its mount namespace, once a process has been found in it.
+    /// The inode of its mount namespace, from when a process has been found in it until [`TRAIL`] after it is gone.
     pub mntns: Option<u64>,
     /// When its cgroup was removed.
     pub gone: Option<Instant>,
@@ -74,6 +78,8 @@ pub struct Index {
     static_uids: HashMap<String, String>,
     /// Prefixes below which a pod of this node has been found.
     own_prefixes: HashSet<String>,
+    /// Containers that are gone and may have a mount namespace, oldest first.
+    trailing: VecDeque<(Instant, ContainerKey)>,
     /// Cgroups that were removed and are no container's own, oldest first.
     removed: VecDeque<(Instant, u64)>,
     /// Cgroups that no scan finds, oldest first.
@@ -150,13 +156,14 @@ impl Index {
 
     /// A cgroup was removed. It stays known for a while.
     pub fn cgroup_removed(&mut self, id: u64, now: Instant) {
-        let Some(container) = self.cgroups.get(&id) else {
+        let Some(&key) = self.cgroups.get(&id) else {
             return;
         };
-        match container.and_then(|key| self.containers.get_mut(&key)) {
+        match key.and_then(|key| Some((key, self.containers.get_mut(&key)?))) {
             // Its own takes the container with it.
-            Some(container) if container.cgroup == Some(id) => {
+            Some((key, container)) if container.cgroup == Some(id) => {
                 container.gone = Some(now);
+                self.trailing.push_back((now, key));
                 self.generation += 1;
             }
             _ => self.removed.push_back((now, id)),
@@ -210,6 +217,24 @@ impl Index {
             self.by_mntns.entry(inode).or_default().push(key);
             self.generation += 1;
         }
+    }
+
+    /// Gives up the mount namespaces of containers that have been gone for [`TRAIL`]. Whose they were stays known.
+    pub fn let_go(&mut self, now: Instant) {
+        while self.let_go_due().is_some_and(|due| due <= now) {
+            let key = self.trailing.pop_front().map(|(_, key)| key);
+            if let Some(container) = key.and_then(|key| self.containers.get_mut(&key))
+                && container.gone.is_some()
+            {
+                container.mntns = None;
+                self.generation += 1;
+            }
+        }
+    }
+
+    /// When the first is to be given up.
+    pub fn let_go_due(&self) -> Option<Instant> {
+        self.trailing.front().map(|(gone, _)| *gone + TRAIL)
     }
 
     /// Containers that are there and whose mount namespace is not known.
@@ -677,6 +702,30 @@ mod tests {
         index.forget(at(70) + LINGER);
         assert_eq!(whose(&index, 6), None);
         assert!(index.by_mntns.is_empty());
+    }
+
+    #[test]
+    fn a_mount_namespace_is_let_go_soon_after_its_container() {
+        let now = Instant::now();
+        let mut index = index(now);
+        index.pod_applied(pod(1, &[Some(7)]));
+        index.cgroup_made(10, &path("", 1, 7), now);
+        let (key, _) = index.attribute(10, 0, None);
+        index.set_mount_namespace(key.expect("a container"), 4000);
+        let selected = |index: &Index| index.containers().find_map(|(_, c)| c.mntns);
+        index.let_go(now + TRAIL);
+        assert_eq!((selected(&index), index.let_go_due()), (Some(4000), None));
+
+        index.cgroup_removed(10, now);
+        index.let_go(now + TRAIL - Duration::from_millis(1));
+        assert_eq!(selected(&index), Some(4000));
+        assert_eq!(index.let_go_due(), Some(now + TRAIL));
+        index.let_go(now + TRAIL);
+        assert_eq!((selected(&index), index.let_go_due()), (None, None));
+        // Nobody looks for it again, and what was the container's is so still.
+        assert_eq!(index.without_mount_namespace().count(), 0);
+        let (_, who) = index.attribute(ROOT, 4000, Some(now));
+        assert_eq!(who.names().map(|n| n.pod.name.as_str()), Some("pod-1"));
     }
 
     #[test]

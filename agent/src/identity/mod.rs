@@ -7,7 +7,7 @@ no input or output, so every rule can be tested as a function of what it was tol
 
 mod index;
 
-pub use index::{Container, ContainerKey, Index, LINGER, Sizes};
+pub use index::{Container, ContainerKey, Index, LINGER, Sizes, TRAIL};
 
 use std::sync::Arc;
 

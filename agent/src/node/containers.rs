@@ -133,12 +133,11 @@ impl Containers {
         due.iter().map(|(key, c)| (*key, found(c))).collect()
     }
 
-    /// Lets go of the namespaces of containers that are gone, with what is mounted there: volumes are wanted elsewhere.
-    /// The maps that others use have to be without them.
+    /// Lets go of the namespaces that the index has given up. The maps that others use have to be without them.
     pub fn release(&mut self, index: &Index) {
-        let there: HashMap<_, _> = index.containers().collect();
+        let known: HashMap<_, _> = index.containers().collect();
         self.held
-            .retain(|key, _| there.get(key).is_some_and(|c| c.gone.is_none()));
+            .retain(|key, _| known.get(key).is_some_and(|c| c.mntns.is_some()));
     }
 
     /// When to look next.

@@ -219,7 +219,7 @@ mod tests {
 
     use super::*;
     use crate::fixture;
-    use crate::identity::LINGER;
+    use crate::identity::{LINGER, TRAIL};
     use crate::kube::Pod;
 
     /// Cgroups of the containers of the pods 1 to 5; their mount namespaces have numbers that are higher by 1000.
@@ -356,6 +356,18 @@ mod tests {
         let after = |age| for_subscribers(&index, shop.iter(), start + age);
         assert_ne!(after(LINGER - std::time::Duration::from_millis(1)), of_shop);
         assert_eq!(after(LINGER), of_shop);
+    }
+
+    #[test]
+    fn the_mount_namespace_of_what_is_gone_passes_for_a_moment() {
+        let now = Instant::now();
+        let mut index = index(now);
+        index.let_go(now + TRAIL);
+        let shop = [allow(of_namespace("shop"))];
+        let selected = for_subscribers(&index, shop.iter(), now + LINGER);
+        let all = wanted(&[SHOP, GONE, NO_PROCESS]);
+        assert_eq!(selected.cgroups, all.cgroups);
+        assert_eq!(selected.mounts, wanted(&[SHOP]).mounts);
     }
 
     #[test]

@@ -166,7 +166,8 @@ impl Node {
     fn due(&self) -> Instant {
         let care = (self.with.hub.subscribers() > 0).then_some(self.cared + CARE);
         let looks = self.with.containers.due();
-        [care, self.held.due(), looks, self.rescan, self.ask]
+        let let_go = self.with.index.let_go_due();
+        [care, self.held.due(), looks, let_go, self.rescan, self.ask]
             .into_iter()
             .flatten()
             .fold(self.forgot + FORGET, Instant::min)
@@ -375,6 +376,7 @@ impl Node {
         if self.ask.is_some_and(|due| due <= now) {
             self.want_pods(now);
         }
+        self.with.index.let_go(now);
         self.with.containers.look(&mut self.with.index, now);
         let changed = self.generation != self.with.index.generation();
         if changed {
