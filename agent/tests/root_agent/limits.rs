@@ -1,7 +1,9 @@
 //! What clients and containers may try.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::Signal;
@@ -31,6 +33,7 @@ tests![
     requests_are_limited,
     health_and_reflection_answer,
     hostile_names_reach_the_client_unharmed,
+    a_cgroup_of_a_hostile_name_is_its_containers,
 ];
 
 const LOCAL: &str = "127.0.0.1:0";
@@ -260,5 +263,31 @@ fn hostile_names_reach_the_client_unharmed() {
             assert_eq!(closer.comm, comm);
         }
         other => panic!("{other:?} instead of the end"),
+    }
+}
+
+/// Whether the kernel tells of it or it is found at the start.
+fn a_cgroup_of_a_hostile_name_is_its_containers() {
+    let mut node = Node::new();
+    let mut cart = node.pod("shop", "cart-0", json!({}));
+    let at = cart.actor.listen(LOCAL);
+    node.client().wait_for_pods(1);
+    cart.nest_as(OsStr::from_bytes(b"\x1b[2J\xff"));
+    for is_found in [false, true] {
+        if is_found {
+            node.agent.signal(Signal::SIGTERM);
+            assert_eq!(node.agent.end(), Some(0));
+            node.restart();
+        }
+        let agent = node.client();
+        agent.wait_for_pods(1);
+        let mut watch = agent.watch(of("shop"));
+        cart.actor.connect(at);
+        cart.actor.close();
+        for event in watch.events(2) {
+            let who = identity(&event);
+            assert_eq!((&*who.pod, &who.container_id), ("cart-0", &cart.id));
+            assert_eq!(who.evidence(), v1::Evidence::Cgroup);
+        }
     }
 }

@@ -14,7 +14,7 @@ use tcptracer_proto::v1::{self, EventType};
 
 use crate::client::{assert_end, identity, kinds, of};
 use crate::node::{Container, Node, fresh_id, fresh_uid, pod};
-use crate::support::{Actor, own_mounts, wait_until};
+use crate::support::{Actor, Tool, own_mounts, wait_until};
 use crate::tests;
 
 tests![
@@ -31,6 +31,7 @@ tests![
     the_host_is_not_a_pod,
     open_connections_are_listed_with_names,
     filter_sets_are_kept_for_other_tools,
+    the_tool_shows_what_is_in_a_filter_set,
 ];
 
 const LOCAL: &str = "127.0.0.1:0";
@@ -504,4 +505,31 @@ fn filter_sets_are_kept_for_other_tools() {
     node.agent.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(node.agent.end(), Some(0));
     assert!(!node.pins.exists());
+}
+
+fn the_tool_shows_what_is_in_a_filter_set() {
+    let mut node = Node::with(&["--filter-set", "carts=shop:app=cart"]);
+    let [mut cart, mut db] = ["cart", "db"].map(|app| {
+        let (uid, id) = (fresh_uid(), fresh_id());
+        node.add_pod("shop", app, json!({ "app": app }), &uid, &id);
+        let actor = own_mounts(|| Actor::inside(&node.netns, app));
+        node.container_of(uid, id, actor)
+    });
+    wait_until("the set has the pod", || {
+        node.keys("carts/cgroupmap") == HashSet::from([cart.cgroup_id()])
+            && node.keys("carts/mntnsmap") == HashSet::from([cart.actor.mntns()])
+    });
+    let at = db.actor.listen(LOCAL);
+    for map in ["cgroupmap", "mntnsmap"] {
+        let (option, pin) = (format!("--{map}"), node.pins.join("carts").join(map));
+        let pin = pin.display().to_string();
+        let mut tool = Tool::start(["-N", &node.netns.inode.to_string(), &option, &pin]);
+        let [_, end] = [&mut db, &mut cart].map(|client| {
+            let end = client.actor.connect(at);
+            client.actor.close();
+            end
+        });
+        tool.rows(2);
+        assert_eq!(tool.stop().quietly(), [end.row('C'), end.row('X')], "{map}");
+    }
 }

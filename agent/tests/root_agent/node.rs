@@ -1,6 +1,7 @@
 //! A node: an agent, a file of pods, and containers that are cgroups with a process.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -44,7 +45,12 @@ impl Container {
 
     /// Moves its process into a cgroup below its own.
     pub fn nest(&mut self) {
-        let nested = self.cgroup.join("nested");
+        self.nest_as(OsStr::new("nested"));
+    }
+
+    /// The same, of this name.
+    pub fn nest_as(&mut self, name: &OsStr) {
+        let nested = self.cgroup.join(name);
         fs::create_dir(&nested).expect("a cgroup can be made");
         fs::write(nested.join("cgroup.procs"), self.actor.pid().to_string())
             .expect("a process can be moved");
