@@ -29,8 +29,8 @@ pub struct Plan {
     pub nothing_selected: bool,
 }
 
-/// `only`: the nodes that may be asked; all, if there is none. `except`: those that may not. `asked`: those that are being asked; they go first, so
-/// that nobody is dropped for a node that comes later.
+/// `only`: the nodes that may be asked; all, if there is none. `except`: those that may not. `asked`: those that are being
+/// asked; they go first, so that nobody is dropped for a node that comes later.
 pub fn plan(
     agents: &[AgentPod],
     wanted: &Wanted,

@@ -129,6 +129,11 @@ impl Index {
         self.containers.iter().map(|(key, c)| (*key, c))
     }
 
+    /// A container, as long as it is known.
+    pub fn container(&self, key: ContainerKey) -> Option<&Container> {
+        self.containers.get(&key)
+    }
+
     // === cgroups
 
     /// A cgroup was made, or found by a scan.
@@ -644,14 +649,20 @@ mod tests {
         assert_eq!(named(&index, 20), Some(("pod-2".into(), Some(0))));
     }
 
-    #[test]
-    fn the_mount_namespace_tells_where_the_cgroup_does_not() {
-        let now = Instant::now();
+    /// With the pod 1, whose container has the cgroup 10 and the mount namespace 4000.
+    fn index_with_mounts(now: Instant) -> Index {
         let mut index = index(now);
         index.pod_applied(pod(1, &[Some(7)]));
         index.cgroup_made(10, &path("", 1, 7), now);
         let (key, _) = index.attribute(10, 0, None);
         index.set_mount_namespace(key.expect("a container"), 4000);
+        index
+    }
+
+    #[test]
+    fn the_mount_namespace_tells_where_the_cgroup_does_not() {
+        let now = Instant::now();
+        let index = index_with_mounts(now);
         let by = |who: Attribution| match who {
             Attribution::Resolved(_, evidence) => Some(evidence),
             _ => None,
@@ -707,11 +718,7 @@ mod tests {
     #[test]
     fn a_mount_namespace_is_let_go_soon_after_its_container() {
         let now = Instant::now();
-        let mut index = index(now);
-        index.pod_applied(pod(1, &[Some(7)]));
-        index.cgroup_made(10, &path("", 1, 7), now);
-        let (key, _) = index.attribute(10, 0, None);
-        index.set_mount_namespace(key.expect("a container"), 4000);
+        let mut index = index_with_mounts(now);
         let selected = |index: &Index| index.containers().find_map(|(_, c)| c.mntns);
         index.let_go(now + TRAIL);
         assert_eq!((selected(&index), index.let_go_due()), (Some(4000), None));

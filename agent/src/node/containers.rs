@@ -135,9 +135,8 @@ impl Containers {
 
     /// Lets go of the namespaces that the index has given up. The maps that others use have to be without them.
     pub fn release(&mut self, index: &Index) {
-        let known: HashMap<_, _> = index.containers().collect();
         self.held
-            .retain(|key, _| known.get(key).is_some_and(|c| c.mntns.is_some()));
+            .retain(|key, _| index.container(*key).is_some_and(|c| c.mntns.is_some()));
     }
 
     /// When to look next.
