@@ -48,8 +48,7 @@ fn health_and_metrics_are_served() {
     client.actor.connect(server.actor.listen(LOCAL));
     watch.events(1);
 
-    let metrics = node.get("/metrics");
-    for line in [
+    node.assert_metrics(&[
         "tcptracer_events_total{type=\"connect\",namespace=\"shop\"} 1",
         "tcptracer_attributions_total{result=\"resolved\"} 1",
         "tcptracer_map_entries{map=\"cgroupmap\"} 1",
@@ -59,9 +58,7 @@ fn health_and_metrics_are_served() {
         "tcptracer_pods 2",
         "tcptracer_pods_synced 1",
         "# EOF",
-    ] {
-        assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
-    }
+    ]);
     let info = agent.info();
     assert_eq!(info.node, "node-1");
     assert!(
@@ -188,12 +185,7 @@ fn the_latest_reason_of_an_outage_is_told_and_each_logged_once() {
     };
     for _ in 0..2 {
         for (content, why) in reasons {
-            fs::write(node.folder.path().join("pods.new"), content).expect("a file");
-            fs::rename(
-                node.folder.path().join("pods.new"),
-                node.folder.path().join("pods.json"),
-            )
-            .expect("the pods can be replaced");
+            node.write_text(content);
             told(why);
         }
     }
@@ -210,9 +202,7 @@ fn the_latest_reason_of_an_outage_is_told_and_each_logged_once() {
         let times = logged.iter().filter(|line| line.contains(why)).count();
         assert_eq!(times, 1, "{why} in {logged:#?}");
     }
-    let metrics = node.get("/metrics");
-    let line = "tcptracer_pod_source_errors_total 1";
-    assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
+    node.assert_metrics(&["tcptracer_pod_source_errors_total 1"]);
 }
 
 fn a_signal_ends_streams_and_leaves_nothing() {
@@ -332,15 +322,12 @@ fn a_hundred_thousand_connections_leave_nothing() {
     // Those of everybody else on the host are there as well.
     let left = connections_known_to_the_kernel(&node);
     assert!(left < 1000, "{left} are left");
-    let metrics = node.get("/metrics");
-    for line in [
+    node.assert_metrics(&[
         "tcptracer_history_events 1000",
         "tcptracer_containers 1",
         "tcptracer_pods 1",
         "tcptracer_map_entries{map=\"cgroupmap\"} 1",
-    ] {
-        assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
-    }
+    ]);
 }
 
 /// The rest of the host may have had a connection before the agent that could not be found. Of ours each event is counted.

@@ -84,9 +84,9 @@ fn a_stopped_client_loses_its_own_events_only() {
     cart.actor.visit_itself(1);
     let next: Vec<_> = (0..4).map(|_| stopped.next()).collect();
     assert_eq!(next, [1, 2, 3, 4].map(|n| Got::Event(ALL + n)));
-    let metrics = node.get("/metrics");
-    let line = format!("tcptracer_lost_total{{place=\"subscriber\"}} {lost}");
-    assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
+    node.assert_metrics(&[&format!(
+        "tcptracer_lost_total{{place=\"subscriber\"}} {lost}"
+    )]);
 }
 
 fn streams_are_limited() {

@@ -320,13 +320,10 @@ fn a_full_map_is_told_to_who_comes_later_too() {
     assert_eq!(late.message(), told);
     early.nothing();
     assert_eq!(agent.info().lost, [without_room(2)]);
-    let metrics = node.get("/metrics");
-    for line in [
+    node.assert_metrics(&[
         "tcptracer_lost_total{place=\"filter_map\"} 2",
         "tcptracer_map_errors_total 2",
-    ] {
-        assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
-    }
+    ]);
 }
 
 /// It concerns no subscriber.
@@ -348,9 +345,7 @@ fn a_full_filter_set_is_told() {
     let told = "filter set carts: no room for 1 containers (--max-containers)";
     let log = || node.agent.log.recv_timeout(DEADLINE).expect("it is told");
     while !log().contains(told) {}
-    let metrics = node.get("/metrics");
-    let line = "tcptracer_map_errors_total 1";
-    assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");
+    node.assert_metrics(&["tcptracer_map_errors_total 1"]);
     let map = |name: &str, entries, without_room| v1::FilterMap {
         name: name.into(),
         entries,

@@ -297,6 +297,11 @@ impl Node {
         write_pods(self.folder.path(), &self.pods);
     }
 
+    /// Something else in place of the list of pods.
+    pub fn write_text(&self, text: &str) {
+        replace_pods(self.folder.path(), text);
+    }
+
     /// Starts the agent anew.
     pub fn restart(&mut self) {
         self.agent = start(
@@ -318,6 +323,15 @@ impl Node {
     /// What the agent answers over HTTP: the whole response.
     pub fn get(&self, path: &str) -> String {
         get(&self.agent.http, path)
+    }
+
+    /// The metrics have each of these lines.
+    #[track_caller]
+    pub fn assert_metrics(&self, lines: &[&str]) {
+        let metrics = self.get("/metrics");
+        for line in lines {
+            assert!(metrics.lines().any(|l| l == *line), "{line} in\n{metrics}");
+        }
     }
 }
 
@@ -384,8 +398,13 @@ pub fn remove_cgroup(path: &str) {
 /// As a person would replace it: whole.
 fn write_pods(folder: &Path, pods: &[Value]) {
     let list = json!({ "kind": "PodList", "apiVersion": "v1", "items": pods });
+    replace_pods(folder, &list.to_string());
+}
+
+/// At once: nobody reads half of it.
+fn replace_pods(folder: &Path, text: &str) {
     let new = folder.join("pods.new");
-    fs::write(&new, list.to_string()).expect("the pods can be written");
+    fs::write(&new, text).expect("the pods can be written");
     fs::rename(new, folder.join("pods.json")).expect("the pods can be replaced");
 }
 
