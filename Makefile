@@ -16,13 +16,19 @@ ARM64 := aarch64-unknown-linux-gnu
 # What static and image build for.
 TARGET := $(HOST)
 
+# The modules of the kernel core with the host tool, and of the agent; each imports only what stands to its left.
+TRACER_LAYERS := clock bpf check tool
+AGENT_LAYERS := newest kube,cgroup,health preflight identity fixture filter hub report api,metrics node http,server \
+	args run
+
 .PHONY: help demo run build test static image e2e test-kernels compatibility chart lint lint-plugin lint-chart bench man
 
-# Helm and the tests of its templates, from their Go modules.
+# Helm and the tests of its templates, and the linters, from their Go modules.
 HELM = PATH="$$(e2e/cluster/tools.sh helm helm-unittest):$$PATH"
+LINTERS = PATH="$$(e2e/cluster/tools.sh actionlint buf):$$PATH"
 
 help:
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 demo: ## install what is missing, build, and show the connections of pods on this machine (ARGS="-o json")
 	@scripts/setup.sh demo
@@ -32,19 +38,26 @@ demo: ## install what is missing, build, and show the connections of pods on thi
 run: build ## install what is missing, build, and trace (ARGS="-t -x")
 	$(SUDO) target/release/tcptracer $(ARGS)
 
-build: ## build the host tool; cargo build --release builds the agent as well
+build: ## build the host tool; cargo build --release --workspace builds the agent and the plugin as well
 	@scripts/setup.sh build
-	cargo build --release --locked --no-default-features --bin tcptracer
+	cargo build --release --locked
 
 test: ## run all tests, those that need root as root
 	@scripts/setup.sh test
 	cargo test --locked --workspace
 
-lint: ## check format, lints, and that the programs compile for every architecture
+lint: ## check format, imports, dependencies, protocol, workflows, lints, and that all compiles for every architecture
 	@scripts/setup.sh lint
 	cargo fmt --all --check
+	scripts/imports.pl agent/tracer $(TRACER_LAYERS)
+	scripts/imports.pl agent/node/src $(AGENT_LAYERS)
+	@for crate in event proto authority client cli agent/testing e2e; do \
+		echo "scripts/imports.pl $$crate/src"; scripts/imports.pl $$crate/src || exit; \
+	done
+	scripts/deny.sh
+	$(LINTERS) buf lint proto
+	$(LINTERS) actionlint -shellcheck= -pyflakes= .github/workflows/*.yml
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked --no-default-features --lib --bins -- -D warnings
 	@for arch in x86 arm64; do \
 		echo "clang -D__TARGET_ARCH_$$arch bpf/tcptracer.bpf.c"; \
 		clang -g -O2 -mcpu=v2 -target bpf -D__TARGET_ARCH_$$arch -Wall -Wextra \

@@ -49,10 +49,7 @@ static __always_inline struct sock *tcp_sock_of(struct file *file)
 	if (!is_socket(file))
 		return NULL;
 	sk = sock_of(file);
-	if (bpf_core_type_exists(struct mptcp_sock) && sk &&
-	    BPF_CORE_READ(sk, sk_protocol) == IPPROTO_MPTCP)
-		sk = BPF_CORE_READ((struct mptcp_sock *)sk, first);
-	return sk && BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP ? sk : NULL;
+	return sk ? tcp_part_of(sk) : NULL;
 }
 
 static __always_inline struct sock *tcp_sock_of_fd(__u32 fd)

@@ -293,23 +293,45 @@ static __always_inline __u8 broken_by(struct sock *sk, int from, int error)
 }
 
 /*
- * A RST arrives. The kernel says so before it sets the socket's error, which its process may
- * read, and so clear, on another CPU before the transition to CLOSE is seen, or instead of it.
+ * An error is about to end the connection: from a hook that has the error before the kernel sets it. Later its
+ * process may read, and so clear, it on another CPU before the transition to CLOSE is seen, or instead of it.
  */
-static __always_inline void on_reset(struct sock *sk)
+static __always_inline void on_fatal_error(struct sock *sk, int error)
 {
 	struct tt_conn *conn = find(sk);
-	int state = sk->__sk_common.skc_state;
 	__u8 broken;
 
 	if (!conn || conn->closed)
 		return;
-	conn->error = state == BPF_TCP_SYN_SENT	    ? ECONNREFUSED
-		      : state == BPF_TCP_CLOSE_WAIT ? EPIPE
-						    : ECONNRESET;
-	broken = broken_by(sk, state, conn->error);
+	conn->error = error;
+	broken = broken_by(sk, sk->__sk_common.skc_state, error);
 	if (broken != TT_REASON_UNKNOWN)
 		conn->reason = broken;
+}
+
+/* A RST arrives. */
+static __always_inline void on_reset(struct sock *sk)
+{
+	int state = sk->__sk_common.skc_state;
+
+	on_fatal_error(sk, state == BPF_TCP_SYN_SENT	? ECONNREFUSED
+			   : state == BPF_TCP_CLOSE_WAIT ? EPIPE
+							 : ECONNRESET);
+}
+
+/*
+ * The kernel announces an error to the process, fatal or not. The last one before CLOSE was fatal, if one was. It also
+ * does so when a socket was disconnected, which is not its connection's any more.
+ */
+static __always_inline void on_error_announced(struct sock *sk)
+{
+	struct tt_conn *conn;
+
+	if (sk->__sk_common.skc_state == BPF_TCP_CLOSE || !sk->sk_err)
+		return;
+	conn = find(sk);
+	if (conn)
+		conn->noticed = sk->sk_err;
 }
 
 static __always_inline void on_failed(struct tt_conn *conn, struct sock *sk)
@@ -326,7 +348,7 @@ static __always_inline void on_closed(struct sock *sk, int from, bool again)
 {
 	struct tt_conn *conn = find(sk);
 	__u64 key = (__u64)sk;
-	bool current_acts;
+	bool current_acts, lost;
 	__u8 broken;
 
 	if (!conn) {
@@ -343,11 +365,17 @@ static __always_inline void on_closed(struct sock *sk, int from, bool again)
 	conn->t_closed = bpf_ktime_get_ns();
 	if (sk->sk_err)
 		conn->error = sk->sk_err;
-	broken = broken_by(sk, from, conn->error);
+	lost = !conn->error && has_lost_error(sk, from, conn->noticed);
+	if (lost)
+		set_lost_error(conn, sk, is_given_up(sk));
+	broken = lost && !conn->error ? TT_REASON_UNKNOWN : broken_by(sk, from, conn->error);
 	if (broken != TT_REASON_UNKNOWN)
 		conn->reason = broken;
-	/* Without an error it was a system call that ended it; after FINs the closer is known. */
-	current_acts = is_grafted(sk) &&
+	/*
+	 * Without an error it was a system call that ended it, which holds the lock: the kernel ends some itself, in
+	 * softirq, where any process is the current one. After FINs the closer is known.
+	 */
+	current_acts = is_grafted(sk) && is_locked(sk) && !lost &&
 		       (broken == TT_REASON_RESET_LOCAL || broken == TT_REASON_ABORT ||
 			(from == BPF_TCP_SYN_SENT && !conn->error));
 	if (current_acts)
@@ -355,7 +383,7 @@ static __always_inline void on_closed(struct sock *sk, int from, bool again)
 
 	if (conn->role == TT_ROLE_CLIENT && !conn->opened &&
 	    (from == BPF_TCP_SYN_SENT || from == BPF_TCP_SYN_RECV)) {
-		if (!conn->error)
+		if (!conn->error && !lost)
 			conn->reason = TT_REASON_LOCAL;
 		on_failed(conn, sk);
 	} else {
@@ -390,8 +418,19 @@ static __always_inline void on_destroyed(struct sock *sk)
 		/* The peer acknowledged our SYN: it was established. */
 		if (tp && tp->bytes_acked)
 			heal_connect(conn, sk, false);
-		if (conn->role == TT_ROLE_CLIENT && !conn->opened && !conn->t_established)
+		if (conn->opened && !conn->error && conn->reason == TT_REASON_UNKNOWN &&
+		    has_given_up_sending(sk)) {
+			set_lost_error(conn, sk, true);
+			conn->reason = broken_by(sk, BPF_TCP_ESTABLISHED, conn->error);
+		}
+		if (conn->role == TT_ROLE_CLIENT && !conn->opened && !conn->t_established) {
+			if (!conn->error) {
+				set_lost_error(conn, sk,
+					       has_given_up_connecting(sk, conn->t_closed - conn->t_syn));
+				conn->reason = broken_by(sk, BPF_TCP_SYN_SENT, conn->error);
+			}
 			on_failed(conn, sk);
+		}
 	}
 	/* Whose it was is not known any more; that it was is. */
 	if (conn->role == TT_ROLE_CLIENT && !conn->opened && conn->t_established)

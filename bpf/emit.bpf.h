@@ -54,7 +54,9 @@ static __always_inline struct tt_event *begin_event(__u8 type, const struct tt_c
 	event->segs_in = 0;
 	event->retransmits = 0;
 	event->srtt_us = 0;
-	/* One store for type, counted and the padding. */
+	/* One store for type, counted and the padding: the end of the record. */
+	_Static_assert(__builtin_offsetof(struct tt_event, type) + sizeof(__u64) == sizeof(*event),
+		       "a field lies behind the padding");
 	*(__u64 *)&event->type = type;
 	return event;
 }

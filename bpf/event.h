@@ -2,7 +2,7 @@
 /*
  * The ABI between the programs and the reader.
  *
- * agent/src/bpf/wire.rs mirrors these structures; the build fails when a field's
+ * agent/tracer/bpf/wire.rs mirrors these structures; the build fails when a field's
  * offset or a size differs. Integers are in host byte order, addresses in network
  * order, times in nanoseconds of CLOCK_MONOTONIC with 0 for "not known". Every byte
  * of a record is initialised.
@@ -75,6 +75,7 @@ struct tt_conn {
 	__u16 local_port;
 	__u16 remote_port;
 	__u16 error; /* errno that ended the connection, or 0 */
+	__u16 noticed; /* errno that the kernel last announced to the process, or 0 */
 	__u16 life; /* how often this socket had tried to connect before */
 	__u8 role;
 	__u8 source;
@@ -88,7 +89,8 @@ struct tt_conn {
 	__u8 reported; /* the end has been reported */
 	__u8 grafted;  /* reached TCP_CLOSE while a file referred to it */
 	__u8 closer_selected; /* the closer passes the filters, whatever the owner does */
-	__u8 pad[6];
+	__u8 error_inferred; /* error was gone, and was concluded from what stays */
+	__u8 pad[3];
 };
 
 struct tt_event {

@@ -24,12 +24,11 @@ static __always_inline struct sock *sock_of_file(struct file *file)
 
 static __always_inline void seed_listener(struct task_struct *task, struct sock *sk)
 {
-	__u16 protocol = BPF_CORE_READ(sk, sk_protocol);
 	__u64 key = (__u64)sk;
 	__u8 seen = 1;
 
 	if (BPF_CORE_READ(sk, __sk_common.skc_state) == BPF_TCP_LISTEN &&
-	    (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP) &&
+	    (is_stream_of(sk, IPPROTO_TCP) || is_stream_of(sk, IPPROTO_MPTCP)) &&
 	    !bpf_map_update_elem(&seen_listeners, &key, &seen, BPF_NOEXIST))
 		add_listener(task, sk);
 }
@@ -104,20 +103,14 @@ static __always_inline void probe_counters(struct tt_event *event, struct sock *
 static __always_inline void seed_connection(struct task_struct *task, struct sock *sk,
 					    struct seq_file *out)
 {
-	__u16 protocol = BPF_CORE_READ(sk, sk_protocol);
 	struct tt_event event = {};
 
-	if (protocol == IPPROTO_TCP) {
-		/* Makes the cookie, which is found below. */
-		if (tt_config.cookies)
-			bpf_get_socket_cookie(sk);
-	} else if (bpf_core_type_exists(struct mptcp_sock) && protocol == IPPROTO_MPTCP) {
-		sk = BPF_CORE_READ((struct mptcp_sock *)sk, first);
-		if (!sk)
-			return;
-	} else {
+	/* Makes the cookie, which is found below. */
+	if (tt_config.cookies && is_stream_of(sk, IPPROTO_TCP))
+		bpf_get_socket_cookie(sk);
+	sk = tcp_part_of(sk);
+	if (!sk)
 		return;
-	}
 	probe_conn(&event.conn, sk);
 	if (!seed(task, sk, &event.conn))
 		return;

@@ -8,6 +8,33 @@ static __always_inline __u32 netns_of(struct sock *sk)
 	return sk->__sk_common.skc_net.net->ns.inum;
 }
 
+/* Other families use the numbers of TCP's protocol and states, and raw sockets its protocol. */
+static __always_inline bool is_stream(__u16 family, __u16 type)
+{
+	return (family == AF_INET || family == AF_INET6) && type == SOCK_STREAM;
+}
+
+static __always_inline bool is_tcp(struct sock *sk)
+{
+	return sk->sk_protocol == IPPROTO_TCP &&
+	       is_stream(sk->__sk_common.skc_family, sk->sk_type);
+}
+
+/* The same of any pointer, for TCP and for MPTCP. */
+static __always_inline bool is_stream_of(struct sock *sk, __u16 protocol)
+{
+	return BPF_CORE_READ(sk, sk_protocol) == protocol &&
+	       is_stream(BPF_CORE_READ(sk, __sk_common.skc_family), BPF_CORE_READ(sk, sk_type));
+}
+
+/* The TCP socket itself, or the first subflow of an MPTCP socket; NULL if it is neither. */
+static __always_inline struct sock *tcp_part_of(struct sock *sk)
+{
+	if (bpf_core_type_exists(struct mptcp_sock) && is_stream_of(sk, IPPROTO_MPTCP))
+		sk = BPF_CORE_READ((struct mptcp_sock *)sk, first);
+	return sk && is_stream_of(sk, IPPROTO_TCP) ? sk : NULL;
+}
+
 static __always_inline bool has_flag(struct sock *sk, int bit)
 {
 	return (sk->__sk_common.skc_flags >> bit) & 1;

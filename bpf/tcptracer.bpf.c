@@ -15,6 +15,7 @@
 #include "filter.bpf.h"
 #include "listener.bpf.h"
 #include "emit.bpf.h"
+#include "error.bpf.h"
 #include "conn.bpf.h"
 #include "accept.bpf.h"
 #include "refusal.bpf.h"
@@ -26,7 +27,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 /* again: from the second of two programs, which may see what the first has handled. */
 static __always_inline int on_transition(struct sock *sk, int from, int to, bool again)
 {
-	if (sk->sk_protocol != IPPROTO_TCP)
+	if (!is_tcp(sk))
 		return 0;
 	switch (to) {
 	case BPF_TCP_SYN_SENT:
@@ -73,6 +74,23 @@ SEC("tp_btf/tcp_receive_reset")
 int BPF_PROG(tt_receive_reset, struct sock *sk)
 {
 	on_reset(sk);
+	return 0;
+}
+
+/* The error of every connection that ends with one, from 6.10 on and in some stable kernels before. */
+SEC("?fentry/tcp_done_with_error")
+int BPF_PROG(tt_done_with_error, struct sock *sk, int error)
+{
+	on_fatal_error(sk, error);
+	return 0;
+}
+
+/* Elsewhere: runs before the process is woken, which may then clear the error. For sockets of all kinds. */
+SEC("?fentry/sock_def_error_report")
+int BPF_PROG(tt_error_report, struct sock *sk)
+{
+	if (is_tcp(sk))
+		on_error_announced(sk);
 	return 0;
 }
 

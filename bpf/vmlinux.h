@@ -68,6 +68,8 @@ enum {
 };
 
 #define AF_INET 2
+#define AF_INET6 10
+#define SOCK_STREAM 1
 #define IPPROTO_TCP 6
 #define IPPROTO_MPTCP 262
 #define S_IFMT 0170000
@@ -105,8 +107,16 @@ struct ns_common {
 	unsigned int inum;
 };
 
+/* An int before 5.13, so it is read by its size. */
+struct netns_ipv4 {
+	__u8 sysctl_tcp_syn_retries;
+	__u8 sysctl_tcp_retries2;
+	__u8 sysctl_tcp_syn_linear_timeouts;
+};
+
 struct net {
 	struct ns_common ns;
+	struct netns_ipv4 ipv4;
 };
 
 typedef struct {
@@ -139,12 +149,19 @@ struct sock_common {
 
 struct socket;
 
+typedef struct {
+	int owned;
+} socket_lock_t;
+
 struct sock {
 	struct sock_common __sk_common;
+	socket_lock_t sk_lock;
 	struct socket *sk_socket;
+	__u16 sk_type;
 	__u16 sk_protocol;
 	__u8 sk_shutdown;
 	int sk_err;
+	int sk_err_soft;
 };
 
 struct socket {
@@ -158,6 +175,12 @@ struct inet_sock {
 
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
+	__u8 icsk_retransmits;
+	__u8 icsk_pending;
+	__u8 icsk_syn_retries;
+	__u8 icsk_probes_out;
+	__u32 icsk_probes_tstamp;
+	__u32 icsk_user_timeout;
 };
 
 struct tcp_sock {
@@ -170,6 +193,7 @@ struct tcp_sock {
 	__u64 bytes_received;
 	__u32 total_retrans;
 	__u32 srtt_us;
+	bool is_mptcp;
 };
 
 struct mptcp_sock {

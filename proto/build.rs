@@ -42,6 +42,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         )
         .method(
             method(
+                "end_watch",
+                "EndWatch",
+                "crate::v1::EndWatchResponse",
+                prost,
+            )
+            .build(),
+        )
+        .method(
+            method(
                 "list_connections",
                 "ListConnections",
                 "crate::v1::ListConnectionsResponse",

@@ -21,8 +21,8 @@ keep() {
 	cat "$2" >"$texts/$sum.text"
 }
 
-cargo tree --locked --package tcptracer --package kubectl-tcptracer --edges normal --features static --target "$target" --prefix none \
-	--format '{p}' | awk '$1 != "" { print $1, $2 }' | sort -u >"$texts/crates"
+cargo tree --locked --package tcptracer --package tcptracer-agent --package kubectl-tcptracer --edges normal \
+	--features tcptracer/static --target "$target" --prefix none --format '{p}' | awk '$1 != "" { print $1, $2 }' | sort -u >"$texts/crates"
 cargo metadata --locked --format-version 1 --filter-platform "$target" |
 	jq -r '.packages[] | select(.source) | "\(.name) v\(.version) \(.manifest_path | rtrimstr("/Cargo.toml")) \(.license)"' |
 	while read -r name version folder license; do

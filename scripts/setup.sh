@@ -42,6 +42,7 @@ test)
 	need_command setpriv util-linux
 	;;
 lint)
+	need_command perl perl-base
 	need_header bpf/bpf_helpers.h libbpf-dev
 	need_cross aarch64 arm64
 	;;

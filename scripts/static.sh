@@ -72,23 +72,20 @@ build() {
 }
 
 programs=()
-packages=(--package tcptracer)
-# What all but the agent need. With it, the same dependencies serve both programs.
-features=(--no-default-features --features static)
+features=()
 for name; do
 	case $name in
-	root_scenarios) build "$name" test --no-run --test "$name" "${features[@]}" ;;
-	tcptracer | tcptracer-agent) programs+=("$name") ;;
-	kubectl-tcptracer)
+	root_scenarios) build "$name" test --no-run --package tcptracer --test "$name" --features static ;;
+	tcptracer | tcptracer-agent)
 		programs+=("$name")
-		packages+=(--package "$name")
+		features=(--features tcptracer/static)
 		;;
+	kubectl-tcptracer) programs+=("$name") ;;
 	*) fail "$name is none of: tcptracer tcptracer-agent kubectl-tcptracer root_scenarios" ;;
 	esac
 done
-[[ " ${programs[*]} " != *" tcptracer-agent "* ]] || features=(--features static)
 if [ ${#programs[@]} -gt 0 ]; then
-	build "${programs[*]}" build "${packages[@]}" "${programs[@]/#/--bin=}" "${features[@]}"
+	build "${programs[*]}" build "${programs[@]/#/--package=}" "${programs[@]/#/--bin=}" "${features[@]}"
 	scripts/licenses.sh "$target" "$out/licenses"
 fi
 ls -l "$out"

@@ -3,10 +3,11 @@
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
 
-use crate::tls;
-
 /// The agent's container; one of another name is known by being the first.
 const CONTAINER: &str = "agent";
+
+/// The annotation of a pod whose agent speaks TLS; its value is the name in the agent's certificate.
+pub const SERVER_NAME: &str = "tcptracer/tls-server-name";
 
 /// A pod that runs an agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +47,7 @@ impl AgentPod {
             node,
             state: State::of(pod),
             created: created.map_or(0, |t| t.0.as_second()),
-            tls_name: pod.annotations().get(tls::SERVER_NAME).cloned(),
+            tls_name: pod.annotations().get(SERVER_NAME).cloned(),
         }
     }
 }

@@ -1,19 +1,21 @@
 //! The command line. What can be refused without asking anybody is refused here.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::PossibleValue;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipnet::IpNet;
 use jiff::SignedDuration;
+use tcptracer_client::address::{Address, InvalidAddress};
+use tcptracer_event::Kind;
 use tcptracer_proto::LabelSelector;
 use tcptracer_proto::v1;
 
 use crate::exit::Usage;
-use crate::render::Format;
+use crate::render::OutputArgs;
 
 const AFTER_HELP: &str = "\
 Filters: an event is shown if every flag that is given holds; of the values of one flag, one has to. `--not` hides what
@@ -26,6 +28,7 @@ Exit codes:
   1  it could not be done, or no agent was heard
   2  the command line is invalid, or a filter to all agents
   3  it ended, but events were lost, or a node was not heard: no agent that runs, not reachable, or beyond --max-nodes
+  130, 143  a second Ctrl-C or SIGTERM ended it at once
 
 Examples:
   kubectl tcptracer                                   the pods of this namespace, live
@@ -254,52 +257,12 @@ pub struct SpanArgs {
 /// Events that `--last` may ask for: they are held to be sorted.
 const MAX_LAST: u32 = 100_000;
 
-/// How events are written.
-#[derive(Clone, Debug, Group)]
-#[command(next_help_heading = "Output")]
-pub struct OutputArgs {
-    /// Write the type in full and the network namespace
-    #[arg(short, long, global = true)]
-    pub verbose: bool,
-
-    /// Write the time since the first event: seconds, or nanoseconds with -v
-    #[arg(short, long, global = true)]
-    pub timestamp: bool,
-
-    /// One of table, wide, json, jsonl, yaml, name, custom-columns=NAME:.path,… and jsonpath=TEMPLATE
-    #[arg(
-        short,
-        long,
-        global = true,
-        value_name = "FORMAT",
-        default_value = "table",
-        hide_default_value = true
-    )]
-    pub output: Format,
-
-    /// Colour the rows by pod
-    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
-    pub color: Color,
-}
-
-/// When to colour.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Color {
-    /// On a terminal, unless NO_COLOR is set
-    #[default]
-    Auto,
-    /// Always
-    Always,
-    /// Never
-    Never,
-}
-
 /// Whom to ask.
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "Agents")]
 pub struct AgentArgs {
     /// Ask this agent only, without a cluster: HOST:PORT or unix:PATH
-    #[arg(long, global = true, value_name = "ADDRESS")]
+    #[arg(long, global = true, value_name = "ADDRESS", value_parser = address)]
     pub server: Option<Address>,
 
     /// Use TLS with agents, and trust the certificates in this file (PEM)
@@ -443,73 +406,34 @@ impl ClusterArgs {
 }
 
 /// A type of event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum EventType {
-    /// This side connected
-    Connect,
-    /// A process accepted
-    Accept,
-    /// The connection ended
-    Close,
-    /// A connect that failed
-    Failed,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventType(pub Kind);
+
+impl ValueEnum for EventType {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self(Kind::Connect),
+            Self(Kind::Accept),
+            Self(Kind::Close),
+            Self(Kind::Failed),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self.0 {
+            Kind::Connect => "This side connected",
+            Kind::Accept => "A process accepted",
+            Kind::Close => "The connection ended",
+            Kind::Failed => "A connect that failed",
+            Kind::Existing => return None,
+        };
+        Some(PossibleValue::new(self.0.name()).help(help))
+    }
 }
 
 impl From<EventType> for v1::EventType {
     fn from(kind: EventType) -> Self {
-        match kind {
-            EventType::Connect => Self::Connect,
-            EventType::Accept => Self::Accept,
-            EventType::Close => Self::Close,
-            EventType::Failed => Self::Failed,
-        }
-    }
-}
-
-/// The agent of `--server`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// A name or an address, and a port.
-    Tcp(String),
-    /// A socket in the file system.
-    #[cfg(unix)]
-    Unix(PathBuf),
-}
-
-impl FromStr for Address {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        #[cfg(unix)]
-        if let Some(path) = text.strip_prefix("unix:") {
-            return match path {
-                "" => Err("the path is missing".into()),
-                path => Ok(Self::Unix(path.into())),
-            };
-        }
-        let port = text
-            .rsplit_once(':')
-            .filter(|(host, _)| !host.is_empty() && !host.contains("//"))
-            .and_then(|(_, port)| port.parse().ok())
-            .filter(|port: &u16| *port > 0);
-        match port {
-            Some(_) => Ok(Self::Tcp(text.into())),
-            None if text.contains("//") => Err(
-                "expected an agent's HOST:PORT or unix:PATH; the API server is for --api-server"
-                    .into(),
-            ),
-            None => Err("expected HOST:PORT or unix:PATH".into()),
-        }
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => f.write_str(address),
-            #[cfg(unix)]
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
+        kind.0.into()
     }
 }
 
@@ -571,6 +495,14 @@ impl FromStr for Denied {
 
 fn list<T>(values: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
     values.split(',').map(parse).collect()
+}
+
+/// Of an agent. kubectl has a flag of this name for the API server's.
+fn address(text: &str) -> Result<Address, String> {
+    text.parse().map_err(|e| match e {
+        InvalidAddress::Url => format!("{e}; the API server is for --api-server"),
+        e => e.to_string(),
+    })
 }
 
 /// The name of something in the cluster.
@@ -673,6 +605,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::render::Format;
 
     fn parse(line: &str) -> Result<Args, String> {
         let words = ["kubectl-tcptracer"]
@@ -695,7 +628,10 @@ mod tests {
         assert_eq!(args.pods(), ["web-0", "web-1"]);
         assert_eq!(args.filters.namespace, ["a", "b", "c"]);
         assert_eq!(args.filters.port, [80, 443, 22]);
-        assert_eq!(args.filters.types, [EventType::Close, EventType::Failed]);
+        assert_eq!(
+            args.filters.types,
+            [EventType(Kind::Close), EventType(Kind::Failed)]
+        );
     }
 
     #[test]
@@ -722,29 +658,6 @@ mod tests {
         }
         assert_eq!(timeout("0"), Ok(Timeout(None)));
         assert_eq!(timeout("3"), Ok(Timeout(Some(Duration::from_secs(3)))));
-    }
-
-    #[test]
-    fn addresses() {
-        for text in ["localhost:50051", "10.0.0.1:1", "[::1]:50051"] {
-            assert_eq!(text.parse(), Ok(Address::Tcp(text.into())));
-        }
-        #[cfg(unix)]
-        assert_eq!(
-            "unix:/run/a.sock".parse(),
-            Ok(Address::Unix("/run/a.sock".into()))
-        );
-        for text in [
-            "",
-            "localhost",
-            ":50051",
-            "unix:",
-            "host:0",
-            "host:65536",
-            "http://host:80",
-        ] {
-            assert!(text.parse::<Address>().is_err(), "{text}");
-        }
     }
 
     #[test]

@@ -16,11 +16,11 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::api::ListParams;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use tcptracer_event::printable;
 
 use crate::args::{Args, ClusterArgs};
 use crate::cluster;
 use crate::exit::Code;
-use crate::text::printable;
 
 /// The name under which kubectl calls.
 const CALLED: &str = "kubectl_complete-tcptracer";

@@ -13,15 +13,14 @@ use kube::api::ListParams;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
+use tcptracer_client::error::Error;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::agent_pod::AgentPod;
-use crate::dial::within;
+use crate::agent_pod::{AgentPod, SERVER_NAME};
 use crate::exit::{explained, say};
 use crate::plan::{Plan, Wanted, plan};
 use crate::request::Selection;
-use crate::tls;
 
 /// What an agent's pod is known by.
 const AGENT_LABELS: &str = "app.kubernetes.io/name=tcptracer,app.kubernetes.io/component=agent";
@@ -179,6 +178,15 @@ async fn agent_namespaces(search: &Search) -> Result<Vec<Option<String>>> {
     Ok(found)
 }
 
+async fn within<T>(timeout: Option<Duration>, work: impl Future<Output = Result<T>>) -> Result<T> {
+    match timeout {
+        None => work.await,
+        Some(timeout) => tokio::time::timeout(timeout, work)
+            .await
+            .map_err(|_| Error::TimedOut(timeout))?,
+    }
+}
+
 fn explain(error: watcher::Error) -> anyhow::Error {
     use watcher::Error;
     let code = match &error {
@@ -325,7 +333,7 @@ fn key(pod: &Pod) -> String {
 fn slim(mut pod: Pod) -> Pod {
     pod.metadata.managed_fields = None;
     if let Some(annotations) = &mut pod.metadata.annotations {
-        annotations.retain(|key, _| key == tls::SERVER_NAME);
+        annotations.retain(|key, _| key == SERVER_NAME);
     }
     if let Some(spec) = &mut pod.spec {
         spec.volumes = None;

@@ -1,62 +1,18 @@
 //! An event or a connection as it is shown: what came from an agent, with every text made printable.
 //!
-//! The field names are a promise, and those of the host tool (docs/json.md) where it has them; what does not apply is
-//! left out.
+//! The field names are a promise: those of the host tool (docs/json.md), from [`Record::put_fields`], and those that say where
+//! and whose it was. What does not apply is left out.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use tcptracer_client::time::timestamp;
+use tcptracer_event::{Field, Kind, Reason, Record, Role, Source, Value, printable};
 use tcptracer_proto::v1;
 
-use crate::text::printable;
-
-/// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// This side connected.
-    Connect,
-    /// A process accepted.
-    Accept,
-    /// The connection ended.
-    Close,
-    /// A connect that never was established.
-    Failed,
-    /// It is open now.
-    Existing,
-    /// An agent newer than this program may know others.
-    Unknown,
-}
-
-impl Kind {
-    /// As in the column TYPE.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Accept => "accept",
-            Self::Close => "close",
-            Self::Failed => "failed",
-            Self::Existing => "existing",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    /// As in the column T.
-    pub fn letter(self) -> &'static str {
-        match self {
-            Self::Connect => "C",
-            Self::Accept => "A",
-            Self::Close => "X",
-            Self::Failed => "F",
-            Self::Existing => "E",
-            Self::Unknown => "?",
-        }
-    }
-}
-
 /// How sure it is whose the process is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Attribution {
     /// A container of a pod that is named.
@@ -70,7 +26,7 @@ pub enum Attribution {
 }
 
 /// What made the pod.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Workload {
     /// Such as `Deployment`.
     pub kind: String,
@@ -78,13 +34,10 @@ pub struct Workload {
     pub name: String,
 }
 
-/// One event, or one open connection. Fields in the order in which they are written; docs/kubectl-tcptracer.md has
-/// their meanings.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    pub r#type: Kind,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub time: Option<Timestamp>,
+/// Where it happened, and whose it is. Fields in the order in which they are written; docs/kubectl-tcptracer.md has their
+/// meanings.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Whose {
     pub node: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sequence: Option<u64>,
@@ -107,103 +60,109 @@ pub struct Row {
     pub labels: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_network: Option<bool>,
-    pub id: String,
-    pub role: &'static str,
-    pub pid: u32,
-    pub tid: u32,
-    pub uid: u32,
-    pub comm: String,
-    pub source: &'static str,
-    pub cgroup_id: u64,
-    pub mntns: u32,
-    pub netns: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ip: Option<u8>,
-    pub saddr: String,
-    pub daddr: String,
-    pub sport: u32,
-    pub dport: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub syn: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub established: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub accepted: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub first_fin: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub handshake_ns: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub accept_wait_ns: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub duration_ns: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub errno: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub closer_pid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub closer_comm: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bytes_sent: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bytes_received: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub segments_sent: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub segments_received: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub retransmits: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub srtt_us: Option<u64>,
+}
+/// One event, or one open connection.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub whose: Whose,
+    pub record: Record<Timestamp>,
 }
 
 impl Row {
     /// An event of `node`.
     pub fn of_event(node: &str, event: v1::Event) -> Self {
-        let kind = kind(event.r#type());
-        let ended = matches!(kind, Kind::Close | Kind::Failed);
-        let reason = ended.then(|| reason(event.reason()));
-        let mut row = Self::of_connection(node, event.connection.unwrap_or_default());
-        row.r#type = kind;
-        row.time = event.time.and_then(timestamp);
-        row.sequence = Some(event.sequence);
-        row.reason = reason;
-        row.errno = (event.errno != 0).then_some(event.errno);
-        row.first_fin = event.first_fin.and_then(timestamp);
-        row.duration_ns = event.duration.and_then(nanos);
-        row.closer_pid = event.closer.as_ref().map(|c| c.pid);
-        row.closer_comm = event.closer.map(|c| printable(&c.comm));
-        if let Some(counters) = event.counters {
-            row.bytes_sent = Some(counters.bytes_sent);
-            row.bytes_received = Some(counters.bytes_received);
-            row.segments_sent = Some(counters.segments_sent);
-            row.segments_received = Some(counters.segments_received);
-            row.retransmits = Some(counters.retransmits);
-            row.srtt_us = counters.srtt.and_then(nanos).map(|ns| ns / 1000);
+        let kind = event.r#type().known();
+        let reason = event.reason().known().unwrap_or(Reason::Unknown);
+        let counters = event.counters.as_ref();
+        let srtt = counters.and_then(|c| c.srtt).and_then(nanos);
+        let of_connection = Self::of_connection(node, event.connection.unwrap_or_default());
+        Self {
+            whose: Whose {
+                sequence: Some(event.sequence),
+                ..of_connection.whose
+            },
+            record: Record {
+                kind,
+                time: event.time.and_then(timestamp),
+                first_fin: event.first_fin.and_then(timestamp),
+                duration_ns: event.duration.and_then(nanos),
+                reason: kind.is_some_and(Kind::is_end).then_some(reason),
+                errno: (event.errno != 0).then_some(event.errno),
+                errno_inferred: event.errno_inferred,
+                closer_pid: event.closer.as_ref().map(|c| c.pid),
+                closer_comm: event.closer.as_ref().map(|c| printable(&c.comm)),
+                bytes_sent: counters.map(|c| c.bytes_sent),
+                bytes_received: counters.map(|c| c.bytes_received),
+                segments_sent: counters.map(|c| c.segments_sent),
+                segments_received: counters.map(|c| c.segments_received),
+                retransmits: counters.map(|c| c.retransmits),
+                srtt_us: srtt.map(|ns| ns / 1000),
+                ..of_connection.record
+            },
         }
-        row
     }
 
     /// A connection of `node` that is open now.
     pub fn of_connection(node: &str, connection: v1::Connection) -> Self {
-        let role = role(connection.role());
+        let role = connection.role().known().unwrap_or(Role::Unknown);
         let ip = ip(connection.family());
         let process = connection.process.unwrap_or_default();
-        let identity = connection.identity.unwrap_or_default();
         let local = connection.local.unwrap_or_default();
         let remote = connection.remote.unwrap_or_default();
         let [syn, established, accepted] =
             [connection.syn, connection.established, connection.accepted]
                 .map(|t| t.and_then(timestamp));
-
         Self {
-            r#type: Kind::Existing,
-            time: established.or(accepted).or(syn),
+            whose: Whose::new(node, connection.identity.unwrap_or_default()),
+            record: Record {
+                kind: Some(Kind::Existing),
+                time: established.or(accepted).or(syn),
+                id: printable(&connection.id),
+                role,
+                pid: process.pid,
+                tid: process.tid,
+                uid: process.uid,
+                comm: printable(&process.comm),
+                source: process.source().known().unwrap_or(Source::Unknown),
+                cgroup_id: process.cgroup_id,
+                mntns: process.mntns,
+                netns: connection.netns,
+                ip,
+                saddr: printable(&local.address),
+                daddr: printable(&remote.address),
+                sport: local.port,
+                dport: remote.port,
+                handshake_ns: between(syn, established),
+                accept_wait_ns: between(established, accepted),
+                syn,
+                established,
+                accepted,
+                first_fin: None,
+                duration_ns: None,
+                reason: None,
+                errno: None,
+                errno_inferred: false,
+                closer_pid: None,
+                closer_comm: None,
+                bytes_sent: None,
+                bytes_received: None,
+                segments_sent: None,
+                segments_received: None,
+                retransmits: None,
+                srtt_us: None,
+            },
+        }
+    }
+}
+
+impl Whose {
+    fn new(node: &str, identity: v1::Identity) -> Self {
+        let attribution = attribution(identity.attribution());
+        let labels = identity.labels.iter();
+        Self {
             node: printable(node),
             sequence: None,
-            attribution: attribution(identity.attribution()),
+            attribution,
             host_network: (!identity.pod.is_empty()).then_some(identity.host_network),
             namespace: printable(&identity.namespace),
             pod: printable(&identity.pod),
@@ -215,54 +174,59 @@ impl Row {
                 kind: printable(&w.kind),
                 name: printable(&w.name),
             }),
-            labels: identity
-                .labels
-                .iter()
+            labels: labels
                 .map(|(key, value)| (printable(key), printable(value)))
                 .collect(),
-            id: printable(&connection.id),
-            role,
-            pid: process.pid,
-            tid: process.tid,
-            uid: process.uid,
-            comm: printable(&process.comm),
-            source: source(process.source()),
-            cgroup_id: process.cgroup_id,
-            mntns: process.mntns,
-            netns: connection.netns,
-            ip,
-            saddr: printable(&local.address),
-            daddr: printable(&remote.address),
-            sport: local.port,
-            dport: remote.port,
-            handshake_ns: between(syn, established),
-            accept_wait_ns: between(established, accepted),
-            syn,
-            established,
-            accepted,
-            first_fin: None,
-            duration_ns: None,
-            reason: None,
-            errno: None,
-            closer_pid: None,
-            closer_comm: None,
-            bytes_sent: None,
-            bytes_received: None,
-            segments_sent: None,
-            segments_received: None,
-            retransmits: None,
-            srtt_us: None,
         }
     }
 }
 
-fn kind(kind: v1::EventType) -> Kind {
-    match kind {
-        v1::EventType::Connect => Kind::Connect,
-        v1::EventType::Accept => Kind::Accept,
-        v1::EventType::Close => Kind::Close,
-        v1::EventType::Failed => Kind::Failed,
-        v1::EventType::Unspecified => Kind::Unknown,
+impl Serialize for Row {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(serde::Serialize)]
+        struct Written<'a> {
+            #[serde(flatten)]
+            head: Head<'a>,
+            #[serde(flatten)]
+            whose: &'a Whose,
+            #[serde(flatten)]
+            rest: Rest<'a>,
+        }
+        Written {
+            head: Head(&self.record),
+            whose: &self.whose,
+            rest: Rest(&self.record),
+        }
+        .serialize(serializer)
+    }
+}
+
+struct Head<'a>(&'a Record<Timestamp>);
+
+impl Serialize for Head<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        self.0.put_head(|field| put(&mut map, field))?;
+        map.end()
+    }
+}
+
+struct Rest<'a>(&'a Record<Timestamp>);
+
+impl Serialize for Rest<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        self.0.put_fields(|field| put(&mut map, field))?;
+        map.end()
+    }
+}
+
+fn put<M: SerializeMap>(map: &mut M, (name, value): Field<'_, Timestamp>) -> Result<(), M::Error> {
+    match value {
+        Value::Text(text) => map.serialize_entry(name, text),
+        Value::Number(number) => map.serialize_entry(name, &number),
+        Value::Flag(flag) => map.serialize_entry(name, &flag),
+        Value::Time(time) => map.serialize_entry(name, &time),
     }
 }
 
@@ -275,48 +239,12 @@ fn attribution(attribution: v1::Attribution) -> Attribution {
     }
 }
 
-fn role(role: v1::Role) -> &'static str {
-    match role {
-        v1::Role::Client => "client",
-        v1::Role::Server => "server",
-        v1::Role::Unspecified => "unknown",
-    }
-}
-
-fn source(source: v1::ProcessSource) -> &'static str {
-    match source {
-        v1::ProcessSource::Connect => "connect",
-        v1::ProcessSource::Accept => "accept",
-        v1::ProcessSource::Listener => "listener",
-        v1::ProcessSource::Snapshot => "snapshot",
-        v1::ProcessSource::Closer => "closer",
-        v1::ProcessSource::Unspecified => "unknown",
-    }
-}
-
-fn reason(reason: v1::CloseReason) -> &'static str {
-    match reason {
-        v1::CloseReason::Local => "local",
-        v1::CloseReason::Remote => "remote",
-        v1::CloseReason::ResetLocal => "reset-local",
-        v1::CloseReason::ResetRemote => "reset-remote",
-        v1::CloseReason::Timeout => "timeout",
-        v1::CloseReason::Abort => "abort",
-        v1::CloseReason::Unspecified => "unknown",
-    }
-}
-
 fn ip(family: v1::IpFamily) -> Option<u8> {
     match family {
         v1::IpFamily::V4 => Some(4),
         v1::IpFamily::V6 => Some(6),
         v1::IpFamily::Unspecified => None,
     }
-}
-
-/// `None` if it is no moment that can be written.
-pub fn timestamp(time: prost_types::Timestamp) -> Option<Timestamp> {
-    Timestamp::new(time.seconds, time.nanos).ok()
 }
 
 fn nanos(duration: prost_types::Duration) -> Option<u64> {

@@ -1,13 +1,11 @@
 //! How the process ends, and what it says on the way.
 
+use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use anyhow::anyhow;
-use thiserror::Error;
-use tonic::Status;
-
-use crate::text;
+use tcptracer_client::error::{Error as AgentError, ErrorKind, Suspicion};
+use tcptracer_event::printable;
 
 /// Exit codes; documented in the help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,14 +32,14 @@ impl From<Code> for ExitCode {
 }
 
 /// Something that the user has asked for and cannot have.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Usage(pub String);
 
 /// What an error comes to. That nobody reads the output any more is no failure.
 pub fn code_of(error: &anyhow::Error) -> Code {
     let broken_pipe = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
-    if error.downcast_ref::<Usage>().is_some() {
+    if is_usage(error) {
         Code::Usage
     } else if error.downcast_ref().is_some_and(broken_pipe) {
         Code::Complete
@@ -50,37 +48,16 @@ pub fn code_of(error: &anyhow::Error) -> Code {
     }
 }
 
-/// An agent's answer that is none. What it finds invalid is what the user has asked for.
-pub fn refused(error: anyhow::Error) -> anyhow::Error {
-    let Some(status) = error.downcast_ref::<Status>() else {
-        return error;
-    };
-    let message = text::printable(status.message());
-    if status.code() == tonic::Code::InvalidArgument {
-        return Usage(message).into();
-    }
-    let why = match (message.as_str(), root(status)) {
-        ("", None) => anyhow!("{}", status.code().description()),
-        (_, None) => anyhow!("{message}"),
-        // Nothing was answered: the connection has failed.
-        (_, Some(root)) if message.ends_with(&root) => anyhow!("{message}"),
-        (_, Some(root)) => anyhow!("{message}: {root}"),
-    };
-    let outer = error.chain().take_while(|e| !e.is::<Status>());
-    let outer: Vec<_> = outer.map(ToString::to_string).collect();
-    outer.into_iter().rfold(why, anyhow::Error::context)
-}
-
-/// The first cause of a status that was not answered but comes of what happened here.
-fn root(status: &Status) -> Option<String> {
-    let causes = anyhow::Chain::new(status).skip(1);
-    causes.last().map(|root| text::printable(&root.to_string()))
+/// Whether the user has asked for what they cannot have. What an agent finds invalid is what the user has asked for.
+pub fn is_usage(error: &anyhow::Error) -> bool {
+    let of_agent = error.downcast_ref::<AgentError>();
+    error.is::<Usage>() || of_agent.is_some_and(|e| e.kind() == ErrorKind::Invalid)
 }
 
 /// An error and its causes, on one line. An error that ends with what its cause says has said it.
 pub fn explained(error: &anyhow::Error) -> String {
     let mut line = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    for cause in error.chain().map(said) {
         if line.is_empty() {
             line = cause;
         } else if !line.ends_with(&cause) {
@@ -90,9 +67,23 @@ pub fn explained(error: &anyhow::Error) -> String {
     line
 }
 
+/// What one error says, and the flags that may help.
+fn said(error: &(dyn Error + 'static)) -> String {
+    let flags = match error.downcast_ref() {
+        Some(AgentError::TimedOut(_)) => "--request-timeout",
+        Some(AgentError::HungUp { suspicion, .. }) => match suspicion {
+            Suspicion::SpeaksTls => "--tls-ca",
+            Suspicion::WantsCertificate => "--tls-cert, --tls-key",
+            Suspicion::RejectsCertificate => "--tls-cert",
+        },
+        _ => return error.to_string(),
+    };
+    format!("{error} ({flags})")
+}
+
 /// One line to stderr, made printable. That nobody reads it must not end the program.
 pub fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "kubectl tcptracer: {}", text::printable(line));
+    let _ = writeln!(io::stderr(), "kubectl tcptracer: {}", printable(line));
 }
 
 #[cfg(test)]

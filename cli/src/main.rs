@@ -1,9 +1,10 @@
 //! `kubectl tcptracer`: the TCP connections of pods as they open and close.
 //!
 //! Reaches the cluster ([`cluster`], [`proxy`]), finds the agents of the nodes that hold the pods ([`discover`],
-//! [`agent_pod`], [`plan`]), opens a stream to each ([`dial`], [`tls`], [`session`]), merges them in time order ([`watch`],
-//! [`merge`]) and writes rows or objects ([`render`]). `connections` and `status` ask once ([`ask`]). What was lost or not
-//! heard is told on stderr ([`report`]) and by the exit code ([`exit`]).
+//! [`agent_pod`], [`plan`]), goes to them ([`way`]), shows their streams in the order of time ([`watch`]; streams and order
+//! are those of `tcptracer-client`) and writes rows or objects ([`render`]). `connections` and `status` ask once ([`ask`]).
+//! What was lost or not heard is told on stderr ([`report`]) and by the exit code ([`exit`]). What ends a watch is in
+//! [`signals`].
 
 mod agent_pod;
 mod args;
@@ -11,22 +12,19 @@ mod ask;
 mod cluster;
 mod complete;
 mod connections;
-mod dial;
 mod discover;
 mod event;
 mod exit;
-mod merge;
 mod plan;
 mod proxy;
 mod render;
 mod report;
 mod request;
 mod run;
-mod session;
+mod signals;
 mod status;
-mod text;
-mod tls;
 mod watch;
+mod way;
 
 use std::process::ExitCode;
 

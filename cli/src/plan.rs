@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::agent_pod::{AgentPod, State};
-use crate::dial::Target;
+use crate::way::Target;
 
 /// On which nodes there is something to see.
 #[derive(Clone, Debug, PartialEq, Eq)]

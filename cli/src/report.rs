@@ -4,11 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tcptracer_event::printable;
 use tcptracer_proto::v1::{LossSource, Lost, NodeStatus};
 
-use crate::exit::{Code, Usage, explained, say};
+use crate::exit::{Code, explained, is_usage, say};
 use crate::plan::Plan;
-use crate::text::printable;
 
 /// What is asked for, as people are told.
 #[derive(Debug, Default)]
@@ -136,7 +136,7 @@ impl Report {
 
     /// A node's agent has not answered, or not to the end, or will not; it is not asked again.
     pub fn failed(&mut self, node: &str, why: &anyhow::Error) {
-        let how = match why.is::<Usage>() {
+        let how = match is_usage(why) {
             true => "refuses",
             false => "is not heard",
         };

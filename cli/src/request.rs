@@ -5,52 +5,43 @@ use std::fmt;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use tcptracer_client::request::{Filters, Span};
 use tcptracer_proto::v1;
+use tcptracer_proto::v1::watch_request::History;
 
 use crate::args::{FilterArgs, SpanArgs};
 
-/// Which events to show, as an agent takes it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Filters {
-    /// One of these has to pass; all do if there is none.
-    pub allow: Vec<v1::Filter>,
-    /// None of these may pass.
-    pub deny: Vec<v1::Filter>,
-}
-
-impl Filters {
-    /// `namespaces`: those to show; all, if there is none.
-    pub fn new(args: &FilterArgs, pods: &[String], namespaces: &[String]) -> Self {
-        let families = match (args.ipv4, args.ipv6) {
-            (true, _) => vec![v1::IpFamily::V4.into()],
-            (_, true) => vec![v1::IpFamily::V6.into()],
-            _ => Vec::new(),
-        };
-        let filter = v1::Filter {
-            namespaces: namespaces.to_vec(),
-            pods: pods.to_vec(),
-            label_selector: labels(args),
-            containers: args.container.clone(),
-            nodes: args.node.clone(),
-            pids: args.pid.clone(),
-            netns: args.netns.clone(),
-            families,
-            ports: args.port.iter().map(|p| u32::from(*p)).collect(),
-            cidrs: args.cidr.iter().map(ToString::to_string).collect(),
-            types: args
-                .types
-                .iter()
-                .map(|t| v1::EventType::from(*t).into())
-                .collect(),
-            ..v1::Filter::default()
-        };
-        Self {
-            allow: match filter == v1::Filter::default() {
-                true => Vec::new(),
-                false => vec![filter],
-            },
-            deny: args.not.iter().map(|denied| denied.0.clone()).collect(),
-        }
+/// Which events to show. `namespaces`: those to show; all, if there is none.
+pub fn filters(args: &FilterArgs, pods: &[String], namespaces: &[String]) -> Filters {
+    let families = match (args.ipv4, args.ipv6) {
+        (true, _) => vec![v1::IpFamily::V4.into()],
+        (_, true) => vec![v1::IpFamily::V6.into()],
+        _ => Vec::new(),
+    };
+    let filter = v1::Filter {
+        namespaces: namespaces.to_vec(),
+        pods: pods.to_vec(),
+        label_selector: labels(args),
+        containers: args.container.clone(),
+        nodes: args.node.clone(),
+        pids: args.pid.clone(),
+        netns: args.netns.clone(),
+        families,
+        ports: args.port.iter().map(|p| u32::from(*p)).collect(),
+        cidrs: args.cidr.iter().map(ToString::to_string).collect(),
+        types: args
+            .types
+            .iter()
+            .map(|t| v1::EventType::from(*t).into())
+            .collect(),
+        ..v1::Filter::default()
+    };
+    Filters {
+        allow: match filter == v1::Filter::default() {
+            true => Vec::new(),
+            false => vec![filter],
+        },
+        deny: args.not.iter().map(|denied| denied.0.clone()).collect(),
     }
 }
 
@@ -59,34 +50,17 @@ fn labels(args: &FilterArgs) -> String {
     args.selector.join(",")
 }
 
-/// What to ask every agent for.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Span {
-    /// What of the past.
-    pub past: Option<Past>,
-    /// Go on with what happens.
-    pub follow: bool,
-}
-
-/// What of the past.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Past {
-    /// So long ago and later.
-    Since(std::time::Duration),
-    /// So many of the latest, of all nodes together.
-    Last(u32),
-}
-
-impl From<&SpanArgs> for Span {
-    fn from(args: &SpanArgs) -> Self {
-        let past = args
-            .since
-            .map(Past::Since)
-            .or_else(|| args.last.map(Past::Last));
-        Self {
-            past,
-            follow: args.follow || past.is_none(),
-        }
+/// From when to when.
+pub fn span(args: &SpanArgs) -> Span {
+    let since = args.since.map(|time| prost_types::Duration {
+        seconds: time.as_secs().cast_signed(),
+        nanos: time.subsec_nanos().cast_signed(),
+    });
+    let past = since.map(History::Since);
+    let past = past.or_else(|| args.last.map(History::Last));
+    Span {
+        past,
+        follow: args.follow || past.is_none(),
     }
 }
 
@@ -108,7 +82,7 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// As [`Filters::new`].
+    /// As [`filters`].
     pub fn new(args: &FilterArgs, pods: &[String], namespaces: &[String]) -> Self {
         Self {
             namespaces: namespaces.to_vec(),
@@ -177,8 +151,6 @@ impl fmt::Display for Selection {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use clap::Parser;
 
     use super::*;
@@ -191,13 +163,10 @@ mod tests {
     #[test]
     fn no_flags_ask_for_everything() {
         let args = args(&[]);
-        assert_eq!(
-            Filters::new(&args.filters, args.pods(), &[]),
-            Filters::default()
-        );
+        assert_eq!(filters(&args.filters, args.pods(), &[]), Filters::default());
         assert!(Selection::new(&args.filters, args.pods(), &[]).is_every_node());
         assert_eq!(
-            Span::from(&args.span),
+            span(&args.span),
             Span {
                 past: None,
                 follow: true
@@ -233,7 +202,7 @@ mod tests {
             "--not",
             "namespace=kube-system",
         ]);
-        let filters = Filters::new(&args.filters, args.pods(), &["shop".into()]);
+        let filters = filters(&args.filters, args.pods(), &["shop".into()]);
         assert_eq!(
             filters.allow,
             [v1::Filter {
@@ -269,8 +238,11 @@ mod tests {
 
     #[test]
     fn what_is_of_the_past_ends_unless_it_is_followed() {
-        let span = |line| Span::from(&args(line).span);
-        let since = Some(Past::Since(Duration::from_secs(300)));
+        let span = |line| span(&args(line).span);
+        let since = Some(History::Since(prost_types::Duration {
+            seconds: 300,
+            nanos: 0,
+        }));
         assert_eq!(
             span(&["--since", "5m"]),
             Span {
@@ -288,7 +260,7 @@ mod tests {
         assert_eq!(
             span(&["--last", "20"]),
             Span {
-                past: Some(Past::Last(20)),
+                past: Some(History::Last(20)),
                 follow: false
             }
         );

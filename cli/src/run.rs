@@ -1,29 +1,29 @@
 //! From the command line to what does the work.
 
-use std::future::Future;
-use std::io;
-use std::time::Duration;
-
 use anyhow::{Context, Result};
 use clap::Parser;
+use tcptracer_client::dial::Dialer;
+use tcptracer_client::error::Error;
+use tcptracer_client::request::Filters;
+use tcptracer_client::session::Question;
+use tcptracer_client::tls::Tls;
 use tokio::runtime::Runtime;
 use tokio::sync::watch::{self as latest, Receiver};
 
-use crate::args::{Args, Command};
+use crate::args::{AgentArgs, Args, Command};
 use crate::cluster;
 use crate::complete;
 use crate::connections;
-use crate::dial::{Dialer, Target, Way};
 use crate::discover::{self, Search};
 use crate::exit::Code;
 use crate::plan::Plan;
 use crate::render::{Output, Printer};
 use crate::report::{Report, Subject};
-use crate::request::{Filters, Selection, Span};
-use crate::session::Question;
+use crate::request::{Selection, filters, span};
+use crate::signals;
 use crate::status;
-use crate::tls::Tls;
 use crate::watch::{self, Watching};
+use crate::way::{Target, Way};
 
 /// Everything.
 pub fn main() -> Result<Code> {
@@ -62,7 +62,7 @@ async fn ask(args: Args) -> Result<Code> {
             status::run(dialer, &plan, Printer::start(&args.output)?, report).await
         }
         Some(Command::Completion { .. }) | None => {
-            let span = Span::from(&args.span);
+            let span = span(&args.span);
             let report = Report::new(Subject {
                 waits: span.follow,
                 ..scope.subject
@@ -75,15 +75,16 @@ async fn ask(args: Args) -> Result<Code> {
                 },
                 plans: scope.plans,
                 single: args.agents.server.is_some(),
+                end: signals::end(args.span.duration)?,
             };
-            watch::run(watching, output()?, report, end(args.span.duration)?).await
+            watch::run(watching, output()?, report).await
         }
     }
 }
 
 /// Whom to ask for what.
 struct Scope {
-    dialer: Dialer,
+    dialer: Dialer<Way>,
     plans: Receiver<Plan>,
     filters: Filters,
     /// For people.
@@ -105,14 +106,14 @@ impl Scope {
             ask: [(address.to_string(), Target::Server)].into(),
             ..Plan::default()
         };
-        let way = Way::Server {
-            address,
-            tls_name: args.cluster.tls_server_name.clone(),
-        };
+        let tls = tls(&args.agents)?.map(|tls| match &args.cluster.tls_server_name {
+            Some(name) => tls.named(name),
+            None => tls,
+        });
         Ok(Self {
-            dialer: dialer(way, args)?,
+            dialer: dialer(Way::Server { address, tls }, args),
             plans: latest::channel(plan).1,
-            filters: Filters::new(&args.filters, args.pods(), &namespaces),
+            filters: filters(&args.filters, args.pods(), &namespaces),
             subject: Subject::default(),
         })
     }
@@ -145,62 +146,33 @@ impl Scope {
         let way = Way::Cluster {
             client: reach.client,
             port: args.agents.agent_port,
+            tls: tls(&args.agents)?,
         };
-        let dialer = dialer(way, args)?;
+        let dialer = dialer(way, args);
         let plans = discover::follow(search)
             .await
             .with_context(|| format!("the cluster at {}", reach.address))?;
         Ok(Self {
             dialer,
             plans,
-            filters: Filters::new(&args.filters, args.pods(), &namespaces),
+            filters: filters(&args.filters, args.pods(), &namespaces),
             subject,
         })
     }
 }
 
-fn dialer(way: Way, args: &Args) -> Result<Dialer> {
-    Ok(Dialer {
+fn dialer(way: Way, args: &Args) -> Dialer<Way> {
+    Dialer {
         way,
-        tls: Tls::read(&args.agents)?,
         timeout: args.cluster.request_timeout.0,
-    })
+    }
 }
 
-/// When the user ends it, or the time is over. Signals count from here on, not only once somebody waits.
-fn end(after: Option<Duration>) -> Result<impl Future<Output = ()>> {
-    let over = async move {
-        match after {
-            Some(time) => tokio::time::sleep(time).await,
-            None => std::future::pending().await,
-        }
+/// Without `--tls-ca` there is nobody to trust, so no TLS.
+fn tls(args: &AgentArgs) -> Result<Option<Tls>, Error> {
+    let Some(ca) = &args.tls_ca else {
+        return Ok(None);
     };
-    let ended = ended().context("cannot handle signals")?;
-    Ok(async move {
-        tokio::select! {
-            () = over => {}
-            () = ended => {}
-        }
-    })
-}
-
-#[cfg(unix)]
-fn ended() -> io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    })
-}
-
-#[cfg(windows)]
-fn ended() -> io::Result<impl Future<Output = ()>> {
-    let mut interrupt = tokio::signal::windows::ctrl_c()?;
-    Ok(async move {
-        interrupt.recv().await;
-    })
+    let shown = args.tls_cert.as_deref().zip(args.tls_key.as_deref());
+    Tls::read(ca, shown).map(Some)
 }

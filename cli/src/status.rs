@@ -3,16 +3,18 @@
 use anyhow::Result;
 use jiff::Timestamp;
 use serde::Serialize;
-use tcptracer_proto::v1::{GetServerInfoRequest, GetServerInfoResponse, LossSource};
+use tcptracer_client::dial::Dialer;
+use tcptracer_client::time::timestamp;
+use tcptracer_event::LossSource;
+use tcptracer_event::printable;
+use tcptracer_proto::v1::GetServerInfoResponse;
 
 use crate::ask;
-use crate::dial::{Dialer, Target, within};
-use crate::event::timestamp;
-use crate::exit::{Code, refused};
+use crate::exit::Code;
 use crate::plan::Plan;
 use crate::render::{Cell, Columns, Object, Printer};
 use crate::report::Report;
-use crate::text::printable;
+use crate::way::Way;
 
 /// One agent. docs/kubectl-tcptracer.md has the meanings.
 #[derive(Debug, Serialize)]
@@ -71,13 +73,15 @@ impl Object for Info {
 
 /// Asks all, and writes what they say by node.
 pub async fn run(
-    dialer: Dialer,
+    dialer: Dialer<Way>,
     plan: &Plan,
     mut printer: Printer,
     mut report: Report,
 ) -> Result<Code> {
-    let infos = ask::all(plan, &mut report, |target| info(dialer.clone(), target));
-    let mut infos = infos.await?;
+    let infos = ask::all(plan, &mut report, async |target| {
+        dialer.server_info(&target).await
+    });
+    let mut infos: Vec<_> = infos.await?.into_iter().map(Info::from).collect();
     infos.sort_by(|a, b| a.node.cmp(&b.node));
     if printer.is_table() && !infos.is_empty() {
         for line in table(&infos) {
@@ -89,13 +93,6 @@ pub async fn run(
     }
     printer.flush()?;
     Ok(report.code())
-}
-
-async fn info(dialer: Dialer, target: Target) -> Result<Info> {
-    let (mut agent, tunnel) = dialer.dial(&target).await?;
-    let ask = async { Ok(agent.get_server_info(GetServerInfoRequest {}).await?) };
-    let answer = within(dialer.timeout, tunnel.guard(ask)).await;
-    Ok(Info::from(answer.map_err(refused)?.into_inner()))
 }
 
 impl From<GetServerInfoResponse> for Info {
@@ -130,7 +127,7 @@ impl From<GetServerInfoResponse> for Info {
                 .lost
                 .iter()
                 .map(|lost| Lost {
-                    source: loss_source(lost.source()),
+                    source: lost.source().known().map_or("unknown", LossSource::name),
                     count: lost.count,
                 })
                 .collect(),
@@ -148,36 +145,32 @@ impl From<GetServerInfoResponse> for Info {
     }
 }
 
-fn loss_source(source: LossSource) -> &'static str {
-    match source {
-        LossSource::Unspecified => "unknown",
-        LossSource::Ring => "ring",
-        LossSource::Connections => "connections",
-        LossSource::Untracked => "untracked",
-        LossSource::Agent => "agent",
-        LossSource::Subscriber => "subscriber",
-        LossSource::History => "history",
-        LossSource::FilterMap => "filter-map",
-    }
-}
+type Column = (&'static str, fn(&Info) -> String);
 
+const COLUMNS: [Column; 10] = [
+    ("NODE", |info| info.node.clone()),
+    ("VERSION", |info| info.version.clone()),
+    ("KERNEL", |info| info.kernel.clone()),
+    ("HOOKS", |info| {
+        let attached = info.hooks.iter().filter(|hook| hook.attached).count();
+        format!("{attached}/{}", info.hooks.len())
+    }),
+    ("PODS", |info| info.pods.known.to_string()),
+    ("CONTAINERS", |info| info.containers.to_string()),
+    ("SUBSCRIBERS", |info| info.subscribers.to_string()),
+    ("EVENTS", |info| info.sequence.to_string()),
+    ("LOST", |info| {
+        info.lost.iter().map(|l| l.count).sum::<u64>().to_string()
+    }),
+    ("NOTES", notes),
+];
+
+/// As wide as the widest cell.
 fn table(infos: &[Info]) -> Vec<String> {
-    let header = [
-        "NODE",
-        "VERSION",
-        "KERNEL",
-        "HOOKS",
-        "PODS",
-        "CONTAINERS",
-        "SUBSCRIBERS",
-        "EVENTS",
-        "LOST",
-        "NOTES",
-    ];
-    let rows: Vec<[String; 10]> = std::iter::once(header.map(Into::into))
-        .chain(infos.iter().map(row))
-        .collect();
-    let widths = (0..header.len()).map(|at| {
+    let header = COLUMNS.map(|(name, _)| name.to_string());
+    let cells = infos.iter().map(|info| COLUMNS.map(|(_, cell)| cell(info)));
+    let rows: Vec<_> = std::iter::once(header).chain(cells).collect();
+    let widths = (0..COLUMNS.len()).map(|at| {
         let cells = rows.iter().map(|row| row[at].chars().count());
         cells.max().unwrap_or_default()
     });
@@ -187,8 +180,7 @@ fn table(infos: &[Info]) -> Vec<String> {
         .collect()
 }
 
-fn row(info: &Info) -> [String; 10] {
-    let attached = info.hooks.iter().filter(|hook| hook.attached).count();
+fn notes(info: &Info) -> String {
     let mut notes = Vec::new();
     if !info.pods.error.is_empty() {
         notes.push(format!("pods: {}", info.pods.error));
@@ -198,16 +190,5 @@ fn row(info: &Info) -> [String; 10] {
     notes.extend(info.shortcomings.iter().cloned());
     let full = info.filter_maps.iter().filter(|map| map.without_room > 0);
     notes.extend(full.map(|map| format!("{} lacks room for {}", map.name, map.without_room)));
-    [
-        info.node.clone(),
-        info.version.clone(),
-        info.kernel.clone(),
-        format!("{attached}/{}", info.hooks.len()),
-        info.pods.known.to_string(),
-        info.containers.to_string(),
-        info.subscribers.to_string(),
-        info.sequence.to_string(),
-        info.lost.iter().map(|l| l.count).sum::<u64>().to_string(),
-        notes.join("; "),
-    ]
+    notes.join("; ")
 }

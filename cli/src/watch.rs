@@ -4,23 +4,24 @@
 //! room, and say so.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Error, Result, anyhow};
+use tcptracer_client::merge::{Limits, Merge, SourceId};
+use tcptracer_client::request::Span;
+use tcptracer_client::session::{self, Heard, News, Question};
+use tcptracer_proto::v1::watch_request::History;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::dial::Target;
 use crate::event::Row;
 use crate::exit::Code;
-use crate::merge::{Limits, Merge, SourceId};
 use crate::plan::Plan;
 use crate::render::Output;
 use crate::report::Report;
-use crate::request::{Past, Span};
-use crate::session::{self, Heard, News, Question};
+use crate::way::{Target, Way};
 
 /// Events that wait for other nodes' earlier ones, and how long.
 const LIMITS: Limits = Limits {
@@ -29,67 +30,115 @@ const LIMITS: Limits = Limits {
 };
 /// How long all nodes may take to show what they remember, before it is shown without the rest.
 const GATHER: Duration = Duration::from_secs(10);
+/// At the end, how long the agents that have not ended their streams may send neither events nor losses before they are
+/// given up, and how long they may take in all. Time in which the output is not read does not count.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+const FAREWELL: Duration = Duration::from_secs(60);
 /// Messages of all sessions that wait to be taken.
 const QUEUE: usize = 64;
 
 /// What a watch needs to know.
 pub struct Watching {
     /// What to ask.
-    pub question: Question,
+    pub question: Question<Way>,
     /// Whom.
     pub plans: watch::Receiver<Plan>,
     /// There is one agent, which was given: if it cannot be reached at first, that is an error.
     pub single: bool,
+    /// Ends it: what happens from then on is not shown any more.
+    pub end: CancellationToken,
 }
 
-/// Runs until `end`, or until everything has been shown.
-pub async fn run(
-    watching: Watching,
-    output: Output,
-    report: Report,
-    end: impl Future<Output = ()>,
-) -> Result<Code> {
+/// Runs until everything that happened before the end has been shown or reported.
+pub async fn run(watching: Watching, output: Output, report: Report) -> Result<Code> {
     let (to, mut heard) = mpsc::channel(QUEUE);
     let span = watching.question.span.clone();
     let mut plans = watching.plans.clone();
+    let end = watching.end.clone();
     let mut state = State::new(watching, output, report, to);
     if let Some(past) = span.past {
         let last = match past {
-            Past::Last(count) => Some(count as usize),
-            Past::Since(_) => None,
+            History::Last(count) => Some(count as usize),
+            History::Since(_) | History::Resume(_) => None,
         };
         state.merge.gather(Instant::now() + GATHER, last);
     }
-    tokio::pin!(end);
     let changes = span.follow && !state.watching.single;
     let plan = plans.borrow_and_update().clone();
     state.follow(&plan);
 
     while !state.is_over(&span) {
         let deadline = state.merge.deadline();
+        let patience = state.ending.map(Ending::patience);
         tokio::select! {
-            () = &mut end => break,
-            changed = plans.changed(), if changes => {
+            // What has arrived comes before what the clock says: to write it may have taken long.
+            biased;
+            () = end.cancelled(), if patience.is_none() => state.ending = Some(Ending::now()),
+            changed = plans.changed(), if changes && patience.is_none() => {
                 changed.context("the cluster is not followed any more")?;
                 let plan = plans.borrow_and_update().clone();
                 state.follow(&plan);
             }
             Some(heard) = heard.recv() => state.take(heard)?,
-            () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
+            () = until(patience) => break,
+            () = until(deadline) => {}
         }
         state.write()?;
+        // An agent that always has something to say does not keep us either.
+        if state
+            .ending
+            .is_some_and(|ending| ending.latest <= Instant::now())
+        {
+            break;
+        }
     }
-    // What has arrived is shown.
+    // Of sessions that have been ended since, and of those that are given up.
     while let Ok(heard) = heard.try_recv() {
         state.take(heard)?;
     }
     state.finish()
 }
 
+/// For ever, if there is no time.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// By when those are given up that have not ended their streams.
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    /// Unless events or losses come.
+    quiet: Instant,
+    /// Whatever comes.
+    latest: Instant,
+}
+
+impl Ending {
+    fn now() -> Self {
+        let now = Instant::now();
+        Self {
+            quiet: now + LAST_WORDS,
+            latest: now + FAREWELL,
+        }
+    }
+
+    fn patience(self) -> Instant {
+        self.quiet.min(self.latest)
+    }
+
+    fn put_off(&mut self, time: Duration) {
+        self.quiet += time;
+        self.latest += time;
+    }
+}
+
 struct State {
     watching: Watching,
     output: Output,
-    to: mpsc::Sender<Heard>,
+    to: mpsc::Sender<Heard<Row>>,
     merge: Merge<Row>,
     report: Report,
     /// Nodes that refuse, and why: held until it is known whether others do what they do not.
@@ -97,6 +146,8 @@ struct State {
     /// Node → its session.
     sessions: HashMap<String, Session>,
     started: SourceId,
+    /// The watch is ending; the sessions know it too.
+    ending: Option<Ending>,
     /// Something was shown.
     shown: bool,
 }
@@ -128,7 +179,12 @@ impl Drop for Session {
 }
 
 impl State {
-    fn new(watching: Watching, output: Output, report: Report, to: mpsc::Sender<Heard>) -> Self {
+    fn new(
+        watching: Watching,
+        output: Output,
+        report: Report,
+        to: mpsc::Sender<Heard<Row>>,
+    ) -> Self {
         Self {
             watching,
             output,
@@ -138,6 +194,7 @@ impl State {
             refused: Vec::new(),
             sessions: HashMap::new(),
             started: 0,
+            ending: None,
             shown: false,
         }
     }
@@ -175,7 +232,8 @@ impl State {
         self.started += 1;
         let (to_target, target) = watch::channel(target);
         let question = self.watching.question.clone();
-        let run = session::run(id, question, target, self.to.clone());
+        let end = self.watching.end.clone();
+        let run = session::run(id, question, target, Row::of_event, self.to.clone(), end);
         self.merge.add(id);
         let session = Session {
             id,
@@ -188,12 +246,16 @@ impl State {
         self.sessions.insert(node, session);
     }
 
-    fn take(&mut self, Heard { source, news }: Heard) -> Result<()> {
+    fn take(&mut self, Heard { source, news }: Heard<Row>) -> Result<()> {
+        if let (Some(ending), News::Events(_) | News::Lost { .. }) = (&mut self.ending, &news) {
+            // There may be more.
+            ending.quiet = Instant::now() + LAST_WORDS;
+        }
         // What a session has said that was ended since is shown, and what it lost; of the rest nothing is left to do.
         let session = self.sessions.values_mut().find(|s| s.id == source);
         let Some(session) = session else {
             match news {
-                News::Rows(rows) => {
+                News::Events(rows) => {
                     self.push(source, rows);
                     self.merge.remove(source);
                 }
@@ -203,7 +265,7 @@ impl State {
             return Ok(());
         };
         match news {
-            News::Rows(rows) => {
+            News::Events(rows) => {
                 self.push(source, rows);
                 return Ok(());
             }
@@ -217,23 +279,21 @@ impl State {
             News::Status(status) => self.report.status(&session.node, &status),
             News::CaughtUp => session.caught_up = true,
             News::Broken(e) if self.watching.single && !self.report.is_heard() => {
-                return Err(e.context(format!(
-                    "no agent answers at {}",
-                    self.watching.question.dialer
-                )));
+                let at = &self.watching.question.dialer.way;
+                return Err(anyhow::Error::new(e).context(format!("no agent answers at {at}")));
             }
-            News::Broken(e) if self.watching.question.span.follow => {
-                self.report.broken(&session.node, &e);
+            News::Broken(e) if self.watching.question.span.follow && self.ending.is_none() => {
+                self.report.broken(&session.node, &e.into());
                 // The past that it remembers comes later, if at all.
                 session.caught_up = true;
                 self.merge.remove(source);
             }
             News::Broken(e) => {
-                self.report.failed(&session.node, &e);
+                self.report.failed(&session.node, &e.into());
                 session.end(&mut self.merge);
             }
             News::Refused(e) => {
-                self.refused.push((session.node.clone(), e));
+                self.refused.push((session.node.clone(), e.into()));
                 session.end(&mut self.merge);
             }
             News::Finished => session.end(&mut self.merge),
@@ -246,7 +306,7 @@ impl State {
     fn push(&mut self, source: SourceId, rows: Vec<Row>) {
         let now = Instant::now();
         for row in rows {
-            self.merge.push(source, row.time, row, now);
+            self.merge.push(source, row.record.time, row, now);
         }
     }
 
@@ -269,9 +329,9 @@ impl State {
         Ok(())
     }
 
-    /// Nothing more is to come. A cluster that is followed may have other agents later.
+    /// Nothing more is to come. A cluster that is followed may have other agents later, until the watch ends.
     fn is_over(&self, span: &Span) -> bool {
-        let ends = !span.follow || self.watching.single;
+        let ends = !span.follow || self.watching.single || self.ending.is_some();
         ends && self.sessions.values().all(|s| s.over)
     }
 
@@ -280,7 +340,11 @@ impl State {
         while let Some(row) = self.merge.pop(now) {
             self.show(&row)?;
         }
-        Ok(self.output.flush()?)
+        self.output.flush()?;
+        if let Some(ending) = &mut self.ending {
+            ending.put_off(now.elapsed());
+        }
+        Ok(())
     }
 
     fn show(&mut self, row: &Row) -> Result<()> {
@@ -288,7 +352,19 @@ impl State {
         self.output.row(row)
     }
 
+    /// Reports who has not ended its stream.
+    fn give_up(&mut self) {
+        let open = self.sessions.values().filter(|s| !s.over);
+        let mut nodes: Vec<_> = open.map(|s| s.node.as_str()).collect();
+        nodes.sort_unstable();
+        for node in nodes {
+            let why = anyhow!("it did not end its stream in time");
+            self.report.failed(node, &why);
+        }
+    }
+
     fn finish(mut self) -> Result<Code> {
+        self.give_up();
         self.sessions.clear();
         while let Some(row) = self.merge.pop_anyway() {
             self.show(&row)?;
@@ -308,13 +384,14 @@ impl State {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use tcptracer_client::request::Filters;
     use tcptracer_proto::v1::{LossSource, Lost};
 
     use super::*;
     use crate::args::Args;
-    use crate::dial::{Dialer, Way};
     use crate::report::Subject;
-    use crate::request::Filters;
+    use crate::request::span;
+    use tcptracer_client::dial::Dialer;
 
     #[tokio::test]
     async fn what_was_lost_where_nobody_is_asked_any_more_is_told() {
@@ -326,20 +403,17 @@ mod tests {
         };
         let way = Way::Server {
             address: args.agents.server.clone().expect("an address"),
-            tls_name: None,
+            tls: None,
         };
         let watching = Watching {
             question: Question {
-                dialer: Dialer {
-                    way,
-                    tls: None,
-                    timeout: None,
-                },
+                dialer: Dialer { way, timeout: None },
                 filters: Filters::default(),
-                span: Span::from(&args.span),
+                span: span(&args.span),
             },
             plans: watch::channel(asked.clone()).1,
             single: false,
+            end: CancellationToken::new(),
         };
         let output = Output::start(&args.output, false).expect("stdout");
         let (to, _heard) = mpsc::channel(QUEUE);

@@ -45,8 +45,10 @@ check_machine() {
 # remember_machine TOOLS: before anything of it is changed.
 remember_machine() {
 	local name path
-	mkdir "$state"/{log,pid}
-	ln -s "$1" "$state/bin"
+	local -a tools
+	mkdir "$state"/{bin,log,pid}
+	IFS=: read -ra tools <<<"$1"
+	for path in "${tools[@]}"; do ln -s "$path"/* "$state/bin"; done
 	for name in "${sysctls[@]}"; do
 		[ ! -e "/proc/sys/$name" ] || echo "$name $(<"/proc/sys/$name")" >>"$state/sysctls"
 	done
@@ -78,8 +80,12 @@ make_network() {
 	for node in outside "${nodes[@]}"; do
 		wait_for 10 "$node" test -e "$state/pid/$node.ready"
 	done
+	# By the mounts they stay until `down` has ended their processes, so that nobody else gets their numbers before.
+	mkdir "$state/network"
 	for node in outside "${nodes[@]}"; do
-		stat -L -c %i "/proc/$(<"$state/pid/$node")/ns/net" >>"$state/networks"
+		touch "$state/network/$node"
+		mount --bind "/proc/$(<"$state/pid/$node")/ns/net" "$state/network/$node"
+		stat -L -c %i "$state/network/$node" >>"$state/networks"
 	done
 	# The outside is what the nodes are plugged into, but leads to nowhere else.
 	inside outside ip link add switch type bridge

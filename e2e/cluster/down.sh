@@ -65,6 +65,14 @@ restore_machine() {
 	done <"$state/made"
 }
 
+# Until then, processes are found by the numbers of the networks.
+release_networks() {
+	local path
+	for path in "$state"/network/*; do
+		! mountpoint -q "$path" || umount "$path"
+	done
+}
+
 # What a node mounts is gone with its last process.
 down() {
 	local left
@@ -74,7 +82,9 @@ down() {
 	kill_processes
 	remove_cgroups
 	restore_machine
-	left=$(our_processes; our_cgroups; our_mounts; wrong_sysctls)
+	left=$(our_processes; our_cgroups; wrong_sysctls)
+	release_networks
+	left+=$(our_mounts)
 	[ -z "$left" ] || fail "this is left: $left"
 	rm -rf --one-file-system "$state"
 }

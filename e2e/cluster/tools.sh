@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# tools.sh [NAME…]: builds the named tools, by default all, and prints the folder that they are in. What is built
-# already stays: a new version of Go or of anything in a go.mod is another folder.
+# tools.sh [NAME…]: builds the named tools, by default those of the cluster, and prints the folders that they are in, as in a
+# PATH. What is built already stays: a new version of Go or of anything in its go.mod is another folder.
 set -euo pipefail
 cd "$(dirname "$0")/tools"
 
@@ -20,20 +20,25 @@ kubelet                 .    k8s.io/kubernetes/cmd/kubelet
 kubectl                 .    k8s.io/kubernetes/cmd/kubectl
 helm                    helm helm.sh/helm/v4/cmd/helm
 helm-unittest           helm github.com/helm-unittest/helm-unittest/cmd/helm-unittest
+actionlint              lint github.com/rhysd/actionlint/cmd/actionlint
+buf                     lint github.com/bufbuild/buf/cmd/buf
 "
 
 # Nothing around decides what is built.
 export CGO_ENABLED=0 GOFLAGS=-mod=readonly GOWORK=off
-go_version=$(go env GOVERSION 2>/dev/null) ||
-	fail 'install Go 1.26 to build the tools of the test cluster, or set $KUBECONFIG to use a cluster of your own'
-[[ $go_version == go1.26* ]] || fail "Kubernetes $go_version cannot build: install Go 1.26, or set GOTOOLCHAIN=go1.26.8"
+# Kubernetes cannot be built by others.
+path=$(../../../scripts/go.sh 1.26) || fail 'without Go there are no tools; make e2e also takes a cluster of your own, by $KUBECONFIG'
+export PATH=$path:$PATH
 
-key=$({
-	go env GOVERSION GOOS GOARCH
-	cat ../tools.sh go.mod go.sum helm/go.mod helm/go.sum
-} | sha256sum | cut -c 1-16)
-bin=${XDG_CACHE_HOME:-$HOME/.cache}/tcptracer/tools/$key
-mkdir -p "$bin"
+# folder_of FOLDER-OF-THE-GO.MOD: where what is built from it is kept.
+folder_of() (
+	cd "$1"
+	key=$({
+		go env GOVERSION GOOS GOARCH
+		cat "$OLDPWD/../tools.sh" go.mod go.sum
+	} | sha256sum | cut -c 1-16)
+	echo "${XDG_CACHE_HOME:-$HOME/.cache}/tcptracer/tools/$key"
+)
 
 version() {
 	go list -m -f '{{.Version}}' "$1"
@@ -62,13 +67,19 @@ build() (
 	mv "$bin/$name.partial" "$bin/$name"
 )
 
-exec 9>"$bin/.lock"
-flock 9
-[ $# -gt 0 ] || set -- $(awk '{ print $1 }' <<<"$tools")
+[ $# -gt 0 ] || set -- $(awk '$2 != "lint" { print $1 }' <<<"$tools")
+folders=()
 for name; do
-	[ ! -x "$bin/$name" ] || continue
 	tool=$(awk -v name="$name" '$1 == name' <<<"$tools")
 	[ -n "$tool" ] || fail "there is no tool $name"
-	build $tool
+	bin=$(folder_of "$(awk '{ print $2 }' <<<"$tool")")
+	[[ " ${folders[*]} " == *" $bin "* ]] || folders+=("$bin")
+	mkdir -p "$bin"
+	exec 9>"$bin/.lock"
+	flock 9
+	[ -x "$bin/$name" ] || build $tool
 done
-echo "$bin"
+(
+	IFS=:
+	echo "${folders[*]}"
+)

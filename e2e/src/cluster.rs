@@ -8,10 +8,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::release::NAMESPACE;
+/// Where the release is.
+pub const NAMESPACE: &str = "tcptracer";
 
-/// Nothing that is waited for takes this long unless it is broken.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+/// Nothing that is waited for takes this long unless it is broken, however busy the machine is.
+pub const DEADLINE: Duration = Duration::from_secs(180);
+
+/// The same, as programs have it that wait themselves.
+pub const TIMEOUT: &str = "180s";
 
 /// Waits until something holds.
 #[track_caller]
@@ -70,13 +74,36 @@ pub fn apply(object: &Value) {
     assert!(status.success(), "kubectl refuses {object}");
 }
 
+/// What was made in the cluster. It is deleted with the value, also if a test fails.
+pub struct Made(Vec<String>);
+
+impl Made {
+    /// Its kind, its name, and where it is.
+    pub fn new(object: &[&str]) -> Self {
+        Self(object.iter().map(ToString::to_string).collect())
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        let object: Vec<&str> = self.0.iter().map(String::as_str).collect();
+        let deleted = try_kubectl(&[&["delete", "--ignore-not-found"], &object[..]].concat());
+        let err = String::from_utf8_lossy(&deleted.stderr);
+        assert!(
+            thread::panicking() || deleted.status.success(),
+            "{object:?} stays: {err}"
+        );
+    }
+}
+
 /// Waits until all these pods are ready.
 #[track_caller]
 pub fn wait_ready(namespace: &str, selection: &[&str]) {
     let wait = [
         "wait",
         "--for=condition=Ready",
-        "--timeout=60s",
+        "--timeout",
+        TIMEOUT,
         "pod",
         "-n",
         namespace,
@@ -102,10 +129,13 @@ pub fn part(words: &[&str]) -> String {
     said(Command::new(control).args(words))
 }
 
-/// What a program says that runs on a node.
-#[track_caller]
-pub fn on(node: &str, command: &[&str]) -> String {
-    part(&[&["on", node], command].concat())
+/// What becomes of a program that runs on a node.
+pub fn on(node: &str, command: &[&str]) -> Output {
+    let mut on = Command::new(control().expect("the test is run only with it"));
+    on.args(["on", node])
+        .args(command)
+        .output()
+        .expect("the program can be run")
 }
 
 /// Says on stderr what there is, and what agents have to say, before it is taken away.

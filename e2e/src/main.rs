@@ -19,6 +19,7 @@ mod plugin;
 mod release;
 mod world;
 
+use std::panic;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
@@ -34,7 +35,11 @@ fn main() -> ExitCode {
         let ignored = case.control && cluster::control().is_none();
         let body = case.body;
         let trial = Trial::test(case.name, move || {
-            body();
+            // What the cluster is like tells most at the time of a failure, and the failures come last on stderr.
+            panic::catch_unwind(body).unwrap_or_else(|panic| {
+                cluster::diagnose();
+                panic::resume_unwind(panic)
+            });
             Ok(())
         });
         trial.with_ignored_flag(ignored)
@@ -46,9 +51,6 @@ fn main() -> ExitCode {
     let release = Release::install();
     let world = World::make();
     let conclusion = libtest_mimic::run(&arguments, trials);
-    if conclusion.has_failed() {
-        cluster::diagnose();
-    }
     drop(world);
     drop(release);
     conclusion.exit_code()

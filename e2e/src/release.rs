@@ -5,10 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
-use crate::cluster::{apply, get, kubectl, said, try_kubectl, wait_until};
+use crate::cluster::{NAMESPACE, TIMEOUT, apply, get, kubectl, said, try_kubectl, wait_until};
 
-/// Where the release is.
-pub const NAMESPACE: &str = "tcptracer";
 const NAME: &str = "tcptracer";
 
 /// An installed release. It is gone with the value, whatever tests have made of it.
@@ -31,7 +29,7 @@ fn helm(what: &str, more: &[&str]) {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/tcptracer");
     let mut helm = Command::new("helm");
     helm.args([what, NAME]).arg(chart).args(["-n", NAMESPACE]);
-    helm.args(["--wait", "--timeout", "90s"]);
+    helm.args(["--wait", "--timeout", TIMEOUT]);
     for setting in settings()
         .iter()
         .map(String::as_str)
@@ -70,7 +68,7 @@ impl Drop for Release {
                 "--ignore-not-found",
             ])
             .output();
-        let _ = try_kubectl(&["delete", "namespace", NAMESPACE, "--timeout=60s"]);
+        let _ = try_kubectl(&["delete", "namespace", NAMESPACE, "--timeout", TIMEOUT]);
     }
 }
 
@@ -105,7 +103,15 @@ impl Drop for Upgraded {
 
 /// What the release's own test says, which has to pass.
 pub fn helm_test() -> String {
-    said(Command::new("helm").args(["test", NAME, "-n", NAMESPACE, "--logs", "--timeout", "90s"]))
+    said(Command::new("helm").args([
+        "test",
+        NAME,
+        "-n",
+        NAMESPACE,
+        "--logs",
+        "--timeout",
+        TIMEOUT,
+    ]))
 }
 
 /// The agent's pod on a node.
@@ -131,7 +137,15 @@ pub fn settled() {
     for name in daemon_sets["items"].as_array().expect("a list") {
         let name = name["metadata"]["name"].as_str().expect("a name");
         let set = format!("daemonset/{name}");
-        kubectl(&["rollout", "status", &set, "-n", NAMESPACE, "--timeout=90s"]);
+        kubectl(&[
+            "rollout",
+            "status",
+            &set,
+            "-n",
+            NAMESPACE,
+            "--timeout",
+            TIMEOUT,
+        ]);
     }
     wait_until("no agent is ending", || {
         let pods = get(&["pod", "-n", NAMESPACE]);

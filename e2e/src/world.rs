@@ -11,7 +11,8 @@ use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{apply, get, kubectl, try_kubectl, wait_ready, wait_until};
+use crate::cluster::{Made, TIMEOUT, apply, get, kubectl, try_kubectl, wait_ready, wait_until};
+use crate::plugin::text;
 
 const NAMESPACES: [&str; 3] = ["shop", "depot", "hosted"];
 
@@ -74,8 +75,8 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        let delete = ["delete", "namespace", "--ignore-not-found", "--timeout=60s"];
-        let _ = try_kubectl(&[&delete[..], &NAMESPACES].concat());
+        let delete = ["delete", "namespace", "--ignore-not-found", "--timeout"];
+        let _ = try_kubectl(&[&delete[..], &[TIMEOUT], &NAMESPACES].concat());
     }
 }
 
@@ -135,15 +136,19 @@ pub fn pod(name: &str, node: &str, containers: Vec<Value>) -> Value {
     })
 }
 
-/// Makes a pod, and leaves it to be ready.
-pub fn make(namespace: &str, pod: &Value) {
+/// Makes a pod of a test, and leaves it to be ready.
+#[must_use]
+pub fn made(namespace: &str, pod: &Value) -> Made {
+    let name = text(&pod["metadata"], "name");
+    let made = Made::new(&["pod", "-n", namespace, name]);
+    make(namespace, pod);
+    made
+}
+
+fn make(namespace: &str, pod: &Value) {
     let mut pod = pod.clone();
     pod["metadata"]["namespace"] = namespace.into();
     apply(&pod);
-}
-
-pub fn delete(namespace: &str, pod: &str) {
-    kubectl(&["delete", "pod", "-n", namespace, pod, "--ignore-not-found"]);
 }
 
 /// The pod of the Deployment.
@@ -175,6 +180,6 @@ pub fn service() -> String {
 #[track_caller]
 pub fn visit(namespace: &str, pod: &str, container: &str, address: &str, port: u16) {
     let url = format!("http://{address}:{port}/");
-    let wget = ["--", "timeout", "10", "wget", "-q", "-O", "/dev/null", &url];
+    let wget = ["--", "timeout", "60", "wget", "-q", "-O", "/dev/null", &url];
     kubectl(&[&["exec", "-n", namespace, pod, "-c", container][..], &wget].concat());
 }

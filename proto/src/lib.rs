@@ -9,6 +9,7 @@ accepts, the agent does.
 */
 
 mod frame;
+mod names;
 #[cfg(feature = "selector")]
 mod selector;
 

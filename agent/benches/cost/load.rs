@@ -4,17 +4,14 @@
 //! removes with the thread. Both ends of each connection are in this thread, so its CPU time holds
 //! everything the connection costs, what the softirq and the tracer's programs take included.
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::MetadataExt;
-use std::process::Command;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
-use nix::sched::{CloneFlags, unshare};
+use anyhow::{Context, Result, anyhow};
 use nix::time::{ClockId, clock_gettime};
+use tcptracer_testing::Netns;
 
 use crate::pin_to_cpu;
 
@@ -67,24 +64,29 @@ impl Load {
     pub fn start(cpu: usize) -> Result<Self> {
         let (orders, todo) = mpsc::channel();
         let (done, slices) = mpsc::channel();
-        let (ready_sender, ready) = mpsc::channel();
+        let netns = Netns::new();
+        netns.sysctl("ipv4/tcp_max_tw_buckets", TIME_WAIT_BUCKETS);
 
-        thread::Builder::new()
-            .name("load".into())
-            .spawn(move || match enter_namespace(cpu) {
-                Ok((netns, listener, port)) => {
-                    let _ = ready_sender.send(Ok((netns, port)));
+        let (ready_sender, ready) = mpsc::channel();
+        let load = thread::Builder::new().name("load".into());
+        let run = move || {
+            let begun = pin_to_cpu(cpu).and_then(|()| listen());
+            match begun {
+                Ok((listener, port)) => {
+                    let _ = ready_sender.send(Ok(port));
                     serve(listener, &todo, &done);
                 }
                 Err(e) => {
                     let _ = ready_sender.send(Err(e));
                 }
-            })?;
-        let (netns, port) = ready.recv().context("the load thread died")??;
+            }
+        };
+        netns.enter(|| load.spawn(run))?;
+        let port = ready.recv().context("the load thread died")??;
         Ok(Self {
             orders,
             slices,
-            netns,
+            netns: u32::try_from(netns.inode)?,
             port,
         })
     }
@@ -108,24 +110,6 @@ impl Load {
         self.orders.send(order).map_err(|_| dead())?;
         self.slices.recv().map_err(|_| dead())?
     }
-}
-
-fn enter_namespace(cpu: usize) -> Result<(u32, TcpListener, u16)> {
-    pin_to_cpu(cpu)?;
-    unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
-    let up = Command::new("ip")
-        .args(["link", "set", "lo", "up"])
-        .status();
-    ensure!(
-        up.context("cannot run ip (apt-get install iproute2)")?
-            .success(),
-        "cannot bring the loopback up"
-    );
-    fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", TIME_WAIT_BUCKETS)
-        .context("cannot set tcp_max_tw_buckets")?;
-    let netns = fs::metadata("/proc/thread-self/ns/net")?.ino();
-    let (listener, port) = listen()?;
-    Ok((u32::try_from(netns)?, listener, port))
 }
 
 fn listen() -> Result<(TcpListener, u16)> {

@@ -1,6 +1,7 @@
 //! What is printed in the end.
 
-use std::fs;
+use procfs::{CpuInfo, Current, LoadAverage};
+use rustix::system::uname;
 
 use crate::rows::{Pair, Row, Tool};
 use crate::stats::{estimate, median, quantile};
@@ -20,18 +21,20 @@ const ISOLATION_NS: u64 = 10_000_000;
 
 /// The machine, because the numbers are of this one only.
 pub fn print_machine(load_cpu: usize, tool_cpu: usize) {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let cpuinfo = read("/proc/cpuinfo");
-    let model = cpuinfo
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
-        .map_or("unknown CPU", |(_, model)| model);
+    let cpuinfo = CpuInfo::current().ok();
+    let model = cpuinfo.as_ref().and_then(|info| info.model_name(0));
+    let model = model.unwrap_or("unknown CPU");
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
     println!(
         "{model}, {cpus} CPUs; Linux {}; load on CPU {load_cpu}, tools on CPU {tool_cpu}",
-        read("/proc/sys/kernel/osrelease").trim(),
+        uname().release().to_string_lossy(),
     );
-    println!("load average {}", read("/proc/loadavg").trim());
+    if let Ok(load) = LoadAverage::current() {
+        println!(
+            "load average {:.2} {:.2} {:.2} {}/{} {}",
+            load.one, load.five, load.fifteen, load.cur, load.max, load.latest_pid
+        );
+    }
 }
 
 pub fn print_rows(rows: &[Row], base_cpu: &[f64], base_rate: &[f64]) {

@@ -9,24 +9,21 @@ bpf file system of its own, so that what it pins goes with it however it ends.
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write, stdin, stdout};
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::Receiver;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use libbpf_rs::libbpf_sys::bpf_map_create_opts;
-use libbpf_rs::{Link, MapHandle, MapType, ObjectBuilder};
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use libbpf_rs::{Link, MapType, ObjectBuilder};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tcptracer::bpf::{Config, Filter, Message, Tracer};
-use tcptracer::event::Event;
+use tcptracer_event::Event;
+use tcptracer_testing::{Pin, own_pins};
 
 use crate::pin_to_cpu;
 
@@ -34,7 +31,6 @@ use crate::pin_to_cpu;
 pub const ROLE: &str = "--tracer-process";
 
 const EMPTY_PROGRAM: &str = include_str!("empty.bpf.c");
-const BPF_FS: &str = "/sys/fs/bpf";
 
 /// What is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,15 +166,19 @@ fn unexpected<T>(answer: Answer) -> Result<T> {
 pub fn serve(cpu: &str) -> Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
     pin_to_cpu(cpu.parse()?)?;
-    enter_namespace()?;
-    let unselecting_map = pin_empty_map()?;
+    own_pins(obey)
+}
+
+fn obey() -> Result<()> {
+    // The filter map of somebody who has selected no pod yet.
+    let unselecting_map = Pin::called("cgroupmap", MapType::Hash, 8, 8, 512);
     let empty_program = compile(EMPTY_PROGRAM)?;
     let mut running = Running::Nothing;
 
     for line in stdin().lines() {
         let answer = match serde_json::from_str(&line?)? {
             Order::Start(mode, netns) => {
-                match Running::start(mode, netns, &unselecting_map, &empty_program) {
+                match Running::start(mode, netns, unselecting_map.path(), &empty_program) {
                     Ok(started) => {
                         running = started;
                         Answer::Started
@@ -197,29 +197,6 @@ pub fn serve(cpu: &str) -> Result<()> {
         out.flush()?;
     }
     Ok(())
-}
-
-fn enter_namespace() -> Result<()> {
-    const NONE: Option<&str> = None;
-
-    unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
-    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
-        .context("cannot make the mounts private")?;
-    mount(Some("bpf"), BPF_FS, Some("bpf"), MsFlags::empty(), NONE)
-        .context("cannot mount a bpf file system")
-}
-
-/// The filter map of somebody who has selected no pod yet.
-fn pin_empty_map() -> Result<PathBuf> {
-    let options = bpf_map_create_opts {
-        sz: size_of::<bpf_map_create_opts>() as _,
-        ..Default::default()
-    };
-    let path = PathBuf::from(BPF_FS).join("nothing");
-    MapHandle::create(MapType::Hash, Some("cgroupmap"), 8, 8, 512, &options)
-        .and_then(|mut map| map.pin(&path))
-        .context("cannot pin a map")?;
-    Ok(path)
 }
 
 fn compile(source: &str) -> Result<Vec<u8>> {
@@ -250,7 +227,7 @@ enum Running {
 }
 
 impl Running {
-    fn start(mode: Mode, netns: u32, unselecting: &Path, empty: &[u8]) -> Result<Self> {
+    fn start(mode: Mode, netns: u32, unselecting: &str, empty: &[u8]) -> Result<Self> {
         let filter = match mode {
             Mode::Nothing => return Ok(Self::Nothing),
             Mode::Empty => return attach_all(empty).map(Self::Empty),

@@ -1,4 +1,4 @@
-//! What can be tested without privileges: the help, the man page, and the agent's environment.
+//! What can be tested without privileges: the help and the man page.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::{env, fs};
 
 use clap::CommandFactory;
 use clap_mangen::Man;
-use tcptracer::host::Args;
+use tcptracer::tool::Args;
 
 const SECTIONS: &str = include_str!("../../../docs/tcptracer.8.in");
 
@@ -66,67 +66,4 @@ fn help_and_version_go_to_stdout() {
         assert!(out.stdout.starts_with(start.as_bytes()), "{flag}");
         assert!(out.stderr.is_empty(), "{flag}");
     }
-}
-
-/// The agent with these variables, up to the first thing that it needs of the node: there are no cgroups.
-fn agent_with(variables: &[(&str, &str)]) -> (Option<i32>, String) {
-    let out = Command::new(env!("CARGO_BIN_EXE_tcptracer-agent"))
-        .env_clear()
-        .env("TCPTRACER_LOG", "error")
-        .env("TCPTRACER_GRPC_LISTEN", "0.0.0.0:0")
-        .env("TCPTRACER_HTTP_LISTEN", "127.0.0.1:0")
-        .env("TCPTRACER_CGROUPFS", "/gone")
-        .envs(variables.iter().copied())
-        .output()
-        .expect("the agent runs");
-    let stderr = String::from_utf8(out.stderr).expect("UTF-8");
-    (out.status.code(), stderr)
-}
-
-#[test]
-fn a_switch_is_turned_on_and_off_by_its_variable() {
-    for on in ["true", "1", "yes", "on"] {
-        let (code, stderr) = agent_with(&[("TCPTRACER_INSECURE", on)]);
-        assert_eq!(code, Some(1), "{on}: {stderr}");
-        assert!(stderr.contains("cgroups in /gone"), "{on}: {stderr}");
-    }
-    for off in ["false", "0", "no", "off", ""] {
-        let (code, stderr) = agent_with(&[("TCPTRACER_INSECURE", off)]);
-        assert_eq!(code, Some(2), "{off}: {stderr}");
-        assert!(stderr.contains("--insecure"), "{off}: {stderr}");
-    }
-    let (code, stderr) = agent_with(&[("TCPTRACER_INSECURE", "perhaps")]);
-    assert_eq!(code, Some(2), "{stderr}");
-    assert!(stderr.contains("invalid value 'perhaps'"), "{stderr}");
-}
-
-#[test]
-fn an_empty_variable_counts_as_none() {
-    let help = Command::new(env!("CARGO_BIN_EXE_tcptracer-agent"))
-        .arg("--help")
-        .output()
-        .expect("the agent runs");
-    let help = String::from_utf8(help.stdout).expect("UTF-8");
-    let variables: Vec<_> = help
-        .split("[env: ")
-        .skip(1)
-        .map(|rest| {
-            let (name, _) = rest.split_once('=').expect("a name and a value");
-            (name, "")
-        })
-        // Without these it would begin to trace.
-        .filter(|(name, _)| {
-            ![
-                "TCPTRACER_CGROUPFS",
-                "TCPTRACER_GRPC_LISTEN",
-                "TCPTRACER_HTTP_LISTEN",
-            ]
-            .contains(name)
-        })
-        .collect();
-    assert!(variables.len() > 20, "{variables:?}");
-
-    let (code, stderr) = agent_with(&[&variables[..], &[("TCPTRACER_INSECURE", "1")]].concat());
-    assert_eq!(code, Some(1), "{stderr}");
-    assert!(stderr.contains("cgroups in /gone"), "{stderr}");
 }

@@ -1,8 +1,8 @@
 //! A process chooses its own name; nothing in it may reach a terminal raw.
 
-use crate::support::{Actor, Netns, Tool, World, assert_same};
+use tcptracer_testing::{Actor, Netns, Tool, World, assert_same};
 
-crate::tests![in_the_table, in_json];
+tcptracer_testing::tests![in_the_table, in_json];
 
 /// Names and what is to be shown of them. At most 15 bytes count.
 const NAMES: &[(&[u8], &str)] = &[

@@ -9,9 +9,9 @@ use libbpf_rs::{MapType, ProgramHandle};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 
-use crate::support::{Netns, Pin, Tool, cover, is_there, mount_points, own_mounts};
+use tcptracer_testing::{Netns, Pin, Tool, cover, is_there, mount_points, own_mounts};
 
-crate::tests![
+tcptracer_testing::tests![
     usage_errors_exit_with_2,
     a_missing_pin_is_not_created,
     a_missing_pin_in_a_missing_directory,
@@ -129,8 +129,8 @@ fn a_map_that_is_not_a_hash() {
 
 fn a_pinned_program_is_not_a_map() {
     // Any program will do: one of another tool that runs.
-    let other = Tool::start(["-p", "1"]);
-    let program = other.programs()[0];
+    let other = Tool::start(NOTHING);
+    let program = *other.programs().first().expect("it has programs");
     let path = Pin::free_path();
     let program = ProgramHandle::from_prog_id(program).expect("the program is there");
     program.pin(&path).expect("a program can be pinned");
@@ -143,6 +143,9 @@ fn a_map_with_short_keys() {
     assert_path_refused(Path::new(pin.path()), &["4 bytes", "have to be 8"]);
 }
 
+/// Has it trace the connections of a namespace that there is not.
+const NOTHING: [&str; 2] = ["-N", "1"];
+
 /// The tool without any capability of root's but these.
 fn root_with(capabilities: &str) -> Tool {
     let mut command = Command::new("setpriv");
@@ -150,7 +153,7 @@ fn root_with(capabilities: &str) -> Tool {
         .arg("--inh-caps=-all")
         .arg(format!("--bounding-set=-all{capabilities}"))
         .arg(env!("CARGO_BIN_EXE_tcptracer"));
-    Tool::spawn(command.args(["--duration", "1"]))
+    Tool::spawn(command.args(NOTHING))
 }
 
 /// The tool as somebody who has these capabilities.
@@ -164,7 +167,7 @@ fn nobody_with(capabilities: &str) -> Tool {
         .arg(format!("--inh-caps=-all{capabilities}"))
         .arg(format!("--ambient-caps=-all{capabilities}"))
         .arg(format!("/proc/self/fd/{}", binary.as_raw_fd()));
-    Tool::spawn(command.args(["--duration", "1"]))
+    Tool::spawn(command.args(NOTHING))
 }
 
 fn without_privileges_cap_bpf_is_named() {

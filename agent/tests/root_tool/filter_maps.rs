@@ -2,11 +2,11 @@
 
 use libbpf_rs::MapType;
 
-use crate::support::{
+use tcptracer_testing::{
     Actor, Cgroup, End, Netns, Pin, Tool, World, assert_same, header_of, own_mounts,
 };
 
-crate::tests![
+tcptracer_testing::tests![
     maps_of_every_documented_shape_are_taken,
     every_kind_of_hash_is_taken,
     a_relative_path_is_taken,
@@ -146,7 +146,7 @@ fn a_mntns_map_is_live() {
 
 fn a_cgroup_selects_those_below_it() {
     let parent = Cgroup::new();
-    let child = parent.child();
+    let child = parent.child("child");
     let mut world = World::new();
     child.add(world.client.pid());
     child.add(world.server.pid());
@@ -157,7 +157,7 @@ fn a_cgroup_selects_those_below_it() {
 
 fn a_cgroup_does_not_select_those_above_it() {
     let parent = Cgroup::new();
-    let child = parent.child();
+    let child = parent.child("child");
     let mut world = World::new();
     parent.add(world.client.pid());
     child.add(world.server.pid());

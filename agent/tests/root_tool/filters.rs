@@ -1,8 +1,8 @@
 //! `-p`, `-N`, `-4` and `-6`.
 
-use crate::support::{End, Tool, World, assert_same};
+use tcptracer_testing::{End, Tool, World, assert_same};
 
-crate::tests![
+tcptracer_testing::tests![
     a_pid_selects_its_own_connections,
     a_pid_selects_the_owner_whoever_closes,
     a_pid_selects_the_closer,
@@ -17,7 +17,8 @@ crate::tests![
 fn a_pid_selects_its_own_connections() {
     let mut world = World::new();
     let to = world.server.listen("127.0.0.1:0");
-    let mut tool = Tool::start(["-p", &world.server.pid().to_string()]);
+    let pid = world.server.pid().to_string();
+    let mut tool = Tool::on(&world, &["-p", &pid]);
     let (_, server) = world.visit(to);
     tool.rows(2);
     assert_eq!(tool.stop().quietly(), [server.row('A'), server.row('X')]);
@@ -29,11 +30,13 @@ fn a_pid_selects_its_own_connections() {
 fn handed_over(choose: fn(u32, u32) -> u32, count: usize) -> (Vec<String>, End, End) {
     let mut world = World::new();
     let to = world.server.listen("127.0.0.1:0");
-    let holder = world.server.start_holder();
-    let mut tool = Tool::start(["-p", &choose(world.server.pid(), holder).to_string()]);
+    let holder = world.server.spawn("holder", "l");
+    let pid = choose(world.server.pid(), holder).to_string();
+    let mut tool = Tool::on(&world, &["-p", &pid]);
     let (_, server) = world.open(to);
-    world.server.hand_over();
+    let stream = world.server.hand_over("holder");
     world.client.close();
+    world.server.tell("holder", &format!("outlast {stream}"));
     tool.rows(count);
     (
         tool.stop().quietly(),
@@ -55,7 +58,8 @@ fn a_pid_selects_the_closer() {
 fn a_pid_selects_every_thread() {
     let mut world = World::new();
     let to = world.server.listen("127.0.0.1:0");
-    let mut tool = Tool::start(["-p", &world.client.pid().to_string()]);
+    let pid = world.client.pid().to_string();
+    let mut tool = Tool::on(&world, &["-p", &pid]);
     let worker = world.client.connect_in_thread("worker", to);
     world.server.accept();
     world.close();

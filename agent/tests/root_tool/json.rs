@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::support::{End, Tool, World, header_of};
+use tcptracer_testing::{End, Tool, World, header_of};
 
-crate::tests![
+tcptracer_testing::tests![
     the_fields_of_each_type,
     the_fields_of_an_existing_connection,
     one_id_from_open_to_close,
@@ -280,6 +280,7 @@ fn reasons() {
     world.client.send(10);
     world.server.receive(4);
     world.server.close();
+    world.client.be_reset();
     world.client.close();
     let objects = tool.objects(4);
     tool.stop().quietly();

@@ -1,8 +1,10 @@
 //! The banner, the headers and the rows, to the byte, in all layouts.
 
-use crate::support::{Actor, End, Netns, Tool, World, assert_same, header, header_of};
+use tcptracer_testing::{
+    Actor, Cgroup, End, Netns, Pin, Tool, World, assert_same, header, header_of,
+};
 
-crate::tests![
+tcptracer_testing::tests![
     plain,
     plain_ipv6,
     timestamp,
@@ -45,6 +47,16 @@ fn verbose_rows(client: &End, server: &End) -> Vec<String> {
         server.verbose_row("accept"),
         client.verbose_row("close"),
         server.verbose_row("close"),
+    ]
+}
+
+fn netns_rows(world: &World, (client, server): &(End, End)) -> Vec<String> {
+    let netns = world.netns.inode;
+    vec![
+        client.netns_row("connect", netns),
+        server.netns_row("accept", netns),
+        client.netns_row("close", netns),
+        server.netns_row("close", netns),
     ]
 }
 
@@ -120,24 +132,33 @@ fn timestamp() {
     assert_same(actual, rows(&client, &server));
 }
 
+/// Without `-N`, so that the namespaces are written: by the cgroup of these worlds' processes.
+#[track_caller]
+fn verbose_on<'w>(cgroup: &Cgroup, worlds: impl IntoIterator<Item = &'w World>) -> (Pin, Tool) {
+    for world in worlds {
+        cgroup.add(world.client.pid());
+        cgroup.add(world.server.pid());
+    }
+    let pin = Pin::hash();
+    pin.insert(cgroup.id());
+    let tool = Tool::start(["-v", "--cgroupmap", pin.path()]);
+    (pin, tool)
+}
+
 fn verbose() {
+    let cgroup = Cgroup::new();
     let mut world = World::new();
-    let netns = world.netns.inode;
     let to = world.server.listen("127.0.0.1:0");
-    // Without -N the whole host is traced: only the presence of our rows can be asserted.
-    let mut tool = Tool::start(["-v"]);
+    let (_pin, mut tool) = verbose_on(&cgroup, [&world]);
     assert_eq!(
         tool.header,
         header(
             "TYPE·········PID····COMM·············IP·SADDR············DADDR············SPORT··DPORT··NETNS···"
         )
     );
-    let (client, server) = world.visit(to);
-    tool.row(&client.netns_row("connect", netns));
-    tool.row(&server.netns_row("accept", netns));
-    tool.row(&client.netns_row("close", netns));
-    tool.row(&server.netns_row("close", netns));
-    tool.stop().quietly();
+    let ends = world.visit(to);
+    tool.rows(4);
+    assert_same(tool.stop().quietly(), netns_rows(&world, &ends));
 }
 
 fn verbose_of_one_netns() {
@@ -290,16 +311,18 @@ fn a_dual_stack_listener_has_v4_mapped_peers() {
 }
 
 fn namespaces_are_told_apart() {
+    let cgroup = Cgroup::new();
     let mut worlds = [World::new(), World::new()];
     assert_ne!(worlds[0].netns.inode, worlds[1].netns.inode);
-    let mut tool = Tool::start(["-v"]);
+    let (_pin, mut tool) = verbose_on(&cgroup, &worlds);
+    let mut expected = Vec::new();
     for world in &mut worlds {
         let to = world.server.listen("127.0.0.1:0");
-        let (client, server) = world.visit(to);
-        tool.row(&client.netns_row("close", world.netns.inode));
-        tool.row(&server.netns_row("close", world.netns.inode));
+        let ends = world.visit(to);
+        expected.extend(netns_rows(world, &ends));
     }
-    tool.stop().quietly();
+    tool.rows(expected.len());
+    assert_same(tool.stop().quietly(), expected);
 }
 
 fn a_row_is_written_at_once() {

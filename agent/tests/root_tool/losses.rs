@@ -1,11 +1,13 @@
 //! More than there is room for: what is missing is counted, to the last event.
 
-use crate::support::{Tool, World, stats};
+use rustix::process::Signal;
 
-crate::tests![a_small_ring_overflows, too_many_connections_at_a_time];
+use tcptracer_testing::{Tool, World, stats};
+
+tcptracer_testing::tests![a_small_ring_overflows, too_many_connections_at_a_time];
 
 /// The number before these words, from lines on stderr.
-fn total(stderr: &[String], words: &str) -> u64 {
+pub fn total(stderr: &[String], words: &str) -> u64 {
     stderr
         .iter()
         .filter(|line| line.contains(words))
@@ -22,11 +24,14 @@ fn a_small_ring_overflows() {
     let mut world = World::new();
     let to = world.server.listen("127.0.0.1:0");
     let mut tool = Tool::on(&world, &["--ring-size", "4096", "--stats"]);
-    // Faster than the tool comes by, all the more when all are closed at once.
+    // Nobody reads the ring until it has been full.
+    tool.signal(Signal::STOP);
     for _ in 0..CONNECTIONS {
         world.open(to);
     }
     world.close();
+    world.netns.wait_until_closed();
+    tool.signal(Signal::CONT);
     // Told while it runs, not only at the end.
     let complaint = tool.complaint();
     assert!(
@@ -37,7 +42,7 @@ fn a_small_ring_overflows() {
 
     let mut ended = tool.stop();
     ended.stderr.insert(0, complaint);
-    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!(ended.status.code(), Some(3), "{ended:?}");
     let line = ended.stderr.pop().expect("the line of --stats");
     let [seen, written, lost] = stats(&line);
     assert_eq!(written, ended.rows.len() as u64, "{line}");
@@ -56,6 +61,7 @@ fn too_many_connections_at_a_time() {
         world.open(to);
     }
     world.close();
+    world.netns.wait_until_closed();
     let complaint = tool.complaint();
     assert!(
         complaint.contains("connections not followed: too many are open (--max-connections"),
@@ -64,6 +70,7 @@ fn too_many_connections_at_a_time() {
 
     let mut ended = tool.stop();
     ended.stderr.insert(0, complaint);
+    assert_eq!(ended.status.code(), Some(3), "{ended:?}");
     let line = ended.stderr.pop().expect("the line of --stats");
     // Each end that was followed has two rows, and none has one.
     let rows = ended.rows.len() as u64;

@@ -2,9 +2,10 @@
 The tool `tcptracer(8)` as a person meets it: the real binary, real connections.
 
 Needs root. Each test makes its own network namespace and has the tool look at nothing else, by `-N`
-or by `-p`, so that the absence of a line can be asserted on a busy host. Lines are waited for with a
-deadline. The processes that connect and accept are this binary again, as `actor` (see
-[`support::Actor`]).
+or, where that would hide a column, by `-p` or a cgroup, so that the absence of a line can be asserted on
+a busy host. Lines are waited for with a deadline; who stops the tool and expects all rows waits until
+the connections are closed. The processes that connect and accept are this binary again, as `actor` (see
+[`tcptracer_testing::Actor`]).
 */
 
 mod check;
@@ -18,25 +19,10 @@ mod layouts;
 mod losses;
 mod opt_ins;
 
-// Some of it is for the tests of the agent.
-#[allow(dead_code)]
-mod support;
-
 use std::env;
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Trial};
-
-/// A test's name and its body, which panics if something is wrong.
-type Test = (&'static str, fn());
-
-/// Pairs the functions with their names.
-macro_rules! tests {
-    ($($test:ident),+ $(,)?) => {
-        pub const TESTS: &[crate::Test] = &[$((stringify!($test), $test)),+];
-    };
-}
-use tests;
+use tcptracer_testing::{ACTOR, Test, act, run};
 
 const MODULES: &[(&str, &[Test])] = &[
     ("layouts", layouts::TESTS),
@@ -52,30 +38,8 @@ const MODULES: &[(&str, &[Test])] = &[
 ];
 
 fn main() -> ExitCode {
-    let mut args = env::args().skip(1);
-    match args.next().as_deref() {
-        Some(support::ACTOR) => return support::act(),
-        Some(support::HOLDER) => return support::hold(),
-        _ => {}
+    if env::args().nth(1).as_deref() == Some(ACTOR) {
+        return act();
     }
-
-    let mut arguments = Arguments::from_args();
-    // Namespaces and cgroups are each test's own, but the ring and the CPUs are not.
-    arguments.test_threads = Some(1);
-    if !arguments.list && !rustix::process::geteuid().is_root() {
-        eprintln!("root_tool: these tests need root: run them by 'make test'");
-        return ExitCode::FAILURE;
-    }
-    let trials = MODULES
-        .iter()
-        .flat_map(|&(module, tests)| {
-            tests.iter().map(move |&(test, body)| {
-                Trial::test(format!("root::{module}::{test}"), move || {
-                    body();
-                    Ok(())
-                })
-            })
-        })
-        .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    run("root_tool", MODULES)
 }

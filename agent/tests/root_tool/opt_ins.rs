@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use crate::support::{Actor, End, Tool, World, assert_same};
+use tcptracer_testing::{Actor, End, Tool, World, assert_same};
 
-crate::tests![
+tcptracer_testing::tests![
     a_refused_connect_is_an_f_row,
     a_refused_connect_in_the_verbose_layout,
     a_refused_connect_has_its_errno_in_json,

@@ -45,11 +45,15 @@ impl Columns {
         }
     }
 
-    /// A row, without spaces or a newline at its end. Cells beyond the columns are not written.
+    /// A row, without spaces or a newline at its end. A cell beyond the columns makes one more.
     pub fn line(&mut self, cells: impl IntoIterator<Item = Cell>) -> String {
         let mut line = String::new();
         let mut pending = 0;
-        for (width, Cell { text, style }) in self.widths.iter_mut().zip(cells) {
+        for (at, Cell { text, style }) in cells.into_iter().enumerate() {
+            if at == self.widths.len() {
+                self.widths.push(0);
+            }
+            let width = &mut self.widths[at];
             let taken = text.chars().count();
             *width = (*width).max(taken.min(WIDEST));
             if !text.is_empty() {
@@ -103,6 +107,11 @@ mod tests {
         let lines = lines(&[&[&name, "b", "c"], &["a", "b", "c"]]);
         assert_eq!(lines[0], format!("{name} b  c"));
         assert_eq!(lines[1], format!("{:<80} b  c", "a"));
+    }
+
+    #[test]
+    fn a_cell_too_many_is_written() {
+        assert_eq!(lines(&[&["a", "b", "c", "d"]]), ["a   b  c d"]);
     }
 
     #[test]

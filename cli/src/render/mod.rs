@@ -4,6 +4,7 @@ From events and other objects to stdout.
 [`Printer`] owns stdout. What it is given has been made printable already; it only lays it out.
 */
 
+mod args;
 mod columns;
 mod path;
 mod table;
@@ -15,11 +16,12 @@ use anstream::{AutoStream, ColorChoice};
 use anyhow::Context;
 use serde::Serialize;
 
+use args::Color;
+pub use args::OutputArgs;
 pub use columns::{Cell, Columns};
 pub use path::{CustomColumns, Template};
 use table::{Layout, Table};
 
-use crate::args::{Color, OutputArgs};
 use crate::event::Row;
 
 /// Where events and connections go.
@@ -116,8 +118,8 @@ pub trait Object: Serialize {
 
 impl Object for Row {
     fn name(&self) -> String {
-        match self.pod.as_str() {
-            "" => format!("node/{}", self.node),
+        match self.whose.pod.as_str() {
+            "" => format!("node/{}", self.whose.node),
             pod => format!("pod/{pod}"),
         }
     }

@@ -114,9 +114,9 @@ impl FromStr for Template {
 
 /// Where the brace is that closes an action: not in a string.
 fn end_of_action(text: &str) -> Option<usize> {
-    let mut outside = Outside::default();
+    let mut nesting = Nesting::default();
     text.char_indices()
-        .find(|(_, c)| outside.is_outside_of_strings(*c) && *c == '}')
+        .find(|(_, c)| nesting.take_outside_of_strings(*c) && *c == '}')
         .map(|(at, _)| at)
 }
 
@@ -231,30 +231,30 @@ fn field(text: &str) -> Option<(String, &str)> {
 
 /// Where the brackets end that the text starts with.
 fn end_of_brackets(text: &str) -> Option<usize> {
-    let mut outside = Outside::default();
+    let mut nesting = Nesting::default();
     text.char_indices()
-        .find(|(_, c)| outside.is_outside(*c) && *c == ']')
+        .find(|(_, c)| nesting.take_outside(*c) && *c == ']')
         .map(|(at, _)| at + 1)
 }
 
 /// Splits where a character is neither in brackets nor in a string.
 fn outside_of_brackets(text: &str, separator: char) -> Vec<&str> {
-    let mut outside = Outside::default();
-    text.split(|c| outside.is_outside(c) && c == separator)
+    let mut nesting = Nesting::default();
+    text.split(|c| nesting.take_outside(c) && c == separator)
         .collect()
 }
 
 /// Follows brackets and strings through a text.
 #[derive(Default)]
-struct Outside {
+struct Nesting {
     depth: usize,
     quote: Option<char>,
     escaped: bool,
 }
 
-impl Outside {
-    /// Whether the next character is outside of strings; those around them are inside.
-    fn is_outside_of_strings(&mut self, c: char) -> bool {
+impl Nesting {
+    /// Takes the next character; says whether it is outside of strings: those around them are inside.
+    fn take_outside_of_strings(&mut self, c: char) -> bool {
         match self.quote {
             Some(_) if self.escaped => self.escaped = false,
             Some(_) if c == '\\' => self.escaped = true,
@@ -266,9 +266,9 @@ impl Outside {
         false
     }
 
-    /// Whether the next character is outside of strings and brackets; the last one that closes is outside.
-    fn is_outside(&mut self, c: char) -> bool {
-        if !self.is_outside_of_strings(c) {
+    /// The same of strings and brackets: the last one that closes is outside.
+    fn take_outside(&mut self, c: char) -> bool {
+        if !self.take_outside_of_strings(c) {
             return false;
         }
         match c {

@@ -2,9 +2,10 @@
 
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
+use tcptracer_event::columns;
 
 use super::columns::{Cell, Columns};
-use crate::event::{Attribution, Row};
+use crate::event::{Attribution, Row, Whose};
 
 /// Which columns to write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,163 +24,128 @@ pub struct Layout {
 
 /// Lays rows out; remembers the first one's time, to which the others are relative.
 pub struct Table {
-    layout: Layout,
-    columns: Columns,
+    columns: Vec<Column>,
+    widths: Columns,
     first: Option<Timestamp>,
 }
 
-/// A column: its name and its least width.
-type Column = (&'static str, usize);
+struct Column {
+    name: &'static str,
+    width: usize,
+    cell: CellOf,
+}
+
+/// The text of a row; the other is the first row's time, once there is one.
+type CellOf = Box<dyn Fn(&Row, &mut Option<Timestamp>) -> Cell>;
 
 impl Table {
     /// No row has been written yet.
     pub fn new(layout: Layout) -> Self {
+        let columns = columns(layout);
         Self {
-            layout,
-            columns: Columns::new(columns(layout).map(|(_, width)| width), 1),
+            widths: Columns::new(columns.iter().map(|column| column.width), 1),
+            columns,
             first: None,
         }
     }
 
     /// The names of the columns.
     pub fn header(&mut self) -> String {
-        self.columns
-            .line(columns(self.layout).map(|(name, _)| name.into()))
+        let names = self.columns.iter().map(|column| column.name.into());
+        self.widths.line(names)
     }
 
     /// One event or connection.
     pub fn row(&mut self, row: &Row) -> String {
-        let mut cells: Vec<Cell> = self.whose(row).into();
-        if self.layout.timestamp {
-            cells.push(self.time(row.time).into());
-        }
-        cells.extend(self.what(row).map(Cell::from));
-        if self.layout.netns {
-            cells.push(row.netns.to_string().into());
-        }
-        if self.layout.wide {
-            cells.extend(lifecycle(row).map(Cell::from));
-        }
-        self.columns.line(cells)
-    }
-
-    fn whose(&self, row: &Row) -> [Cell; 4] {
-        // What is not there is told from what is not known.
-        let none = match row.attribution {
-            Attribution::Host => "-",
-            _ => "?",
-        };
-        let named = |name: &str| match name {
-            "" => none.into(),
-            name => name.to_string(),
-        };
-        let style = match self.layout.colored && !row.pod.is_empty() {
-            true => color(&row.namespace, &row.pod),
-            false => Style::new(),
-        };
-        [
-            row.node.as_str().into(),
-            Cell::from(named(&row.namespace)).styled(style),
-            Cell::from(named(&row.pod)).styled(style),
-            Cell::from(named(&row.container)).styled(style),
-        ]
-    }
-
-    fn time(&mut self, time: Option<Timestamp>) -> String {
-        let Some(time) = time else {
-            return "-".into();
-        };
-        let first = *self.first.get_or_insert(time);
-        let since = time.as_nanosecond() - first.as_nanosecond();
-        match self.layout.verbose {
-            true => since.to_string(),
-            false => format!("{:.3}", since as f64 / 1e9),
-        }
-    }
-
-    fn what(&self, row: &Row) -> [String; 8] {
-        let kind = match self.layout.verbose {
-            true => row.r#type.name(),
-            false => row.r#type.letter(),
-        };
-        [
-            kind.into(),
-            row.closer_pid.unwrap_or(row.pid).to_string(),
-            row.closer_comm.as_ref().unwrap_or(&row.comm).clone(),
-            row.ip.map_or("?".into(), |ip| ip.to_string()),
-            address(row.ip, &row.saddr),
-            address(row.ip, &row.daddr),
-            row.sport.to_string(),
-            row.dport.to_string(),
-        ]
+        let first = &mut self.first;
+        let cells = self.columns.iter().map(|column| (column.cell)(row, first));
+        self.widths.line(cells)
     }
 }
 
-fn columns(layout: Layout) -> impl Iterator<Item = Column> {
-    let time = match layout.verbose {
-        true => ("TIME(ns)", 13),
-        false => ("TIME(s)", 8),
-    };
-    let kind = match layout.verbose {
-        true => ("TYPE", 12),
-        false => ("T", 2),
-    };
-    let whose = [
-        ("NODE", 12),
-        ("NAMESPACE", 12),
-        ("POD", 24),
-        ("CONTAINER", 10),
-    ];
-    let what = [
-        kind,
-        ("PID", 6),
-        ("COMM", 16),
-        ("IP", 2),
-        ("SADDR", 16),
-        ("DADDR", 16),
-        ("SPORT", 6),
-        ("DPORT", 6),
-    ];
-    let lifecycle = [
-        ("REASON", 12),
-        ("MS", 12),
-        ("TX_BYTES", 10),
-        ("RX_BYTES", 10),
-        ("RETRANS", 7),
-        ("RTT(ms)", 8),
-        ("ID", 20),
-    ];
-    whose
-        .into_iter()
-        .chain(layout.timestamp.then_some(time))
-        .chain(what)
-        .chain(layout.netns.then_some(("NETNS", 10)))
-        .chain(lifecycle.into_iter().filter(move |_| layout.wide))
+fn columns(layout: Layout) -> Vec<Column> {
+    let mut columns = whose(layout.colored);
+    columns.extend(layout.timestamp.then(|| time(layout.verbose)));
+    columns.push(shared(columns::kind(layout.verbose)));
+    columns.extend(columns::connection().map(shared));
+    columns.extend(layout.netns.then(|| shared(columns::netns(10))));
+    if layout.wide {
+        columns.extend(columns::lifecycle().map(shared));
+        columns.push(Column {
+            name: "ID",
+            width: 20,
+            cell: Box::new(|row, _| row.record.id.as_str().into()),
+        });
+    }
+    columns
 }
 
-fn lifecycle(row: &Row) -> [String; 7] {
-    let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".into());
-    let number = |value: Option<u64>| or_dash(value.map(|n| n.to_string()));
-    [
-        or_dash(row.reason.map(Into::into)),
-        or_dash(row.duration_ns.map(|ns| millis(ns as f64 / 1e6))),
-        number(row.bytes_sent),
-        number(row.bytes_received),
-        number(row.retransmits.map(Into::into)),
-        or_dash(row.srtt_us.map(|us| millis(us as f64 / 1e3))),
-        row.id.clone(),
+/// One that the host tool has as well.
+fn shared(from: columns::Column<tcptracer_event::Record<Timestamp>>) -> Column {
+    let columns::Column { name, width, cell } = from;
+    Column {
+        name,
+        width,
+        cell: Box::new(move |row, _| {
+            let mut text = String::new();
+            cell(&row.record, &mut text);
+            text.into()
+        }),
+    }
+}
+
+fn whose(colored: bool) -> Vec<Column> {
+    let column = |name, width, of: fn(&Whose) -> &str| Column {
+        name,
+        width,
+        cell: Box::new(move |row, _| {
+            let whose = &row.whose;
+            // What is not there is told from what is not known.
+            let text = match (of(whose), whose.attribution) {
+                ("", Attribution::Host) => "-",
+                ("", _) => "?",
+                (text, _) => text,
+            };
+            let style = match colored && !whose.pod.is_empty() {
+                true => color(&whose.namespace, &whose.pod),
+                false => Style::new(),
+            };
+            Cell::from(text).styled(style)
+        }),
+    };
+    vec![
+        Column {
+            name: "NODE",
+            width: 12,
+            cell: Box::new(|row, _| row.whose.node.as_str().into()),
+        },
+        column("NAMESPACE", 12, |whose| &whose.namespace),
+        column("POD", 24, |whose| &whose.pod),
+        column("CONTAINER", 10, |whose| &whose.container),
     ]
 }
 
-fn millis(millis: f64) -> String {
-    format!("{millis:.3}")
-}
-
-/// bcc puts IPv6 addresses in brackets.
-fn address(ip: Option<u8>, address: &str) -> String {
-    match ip {
-        Some(6) => format!("[{address}]"),
-        _ => address.into(),
+/// Since the first row.
+fn time(verbose: bool) -> Column {
+    let since = move |row: &Row, first: &mut Option<Timestamp>| {
+        let Some(time) = row.record.time else {
+            return "-".into();
+        };
+        let first = *first.get_or_insert(time);
+        let since = time.as_nanosecond() - first.as_nanosecond();
+        match verbose {
+            true => since.to_string().into(),
+            false => format!("{:.3}", since as f64 / 1e9).into(),
+        }
+    };
+    let (name, width) = match verbose {
+        true => ("TIME(ns)", 13),
+        false => ("TIME(s)", 8),
+    };
+    Column {
+        name,
+        width,
+        cell: Box::new(since),
     }
 }
 

@@ -1,16 +1,19 @@
 //! A fake agent: the gRPC API, with a test that says what each stream carries.
 
+use std::collections::HashMap;
+use std::future::{pending, ready};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 
-use futures::{Stream, stream};
+use futures::{Stream, StreamExt, stream};
 use tcptracer_proto::Frame;
 use tcptracer_proto::server::{TcpTracerService, TcpTracerServiceServer};
 use tcptracer_proto::v1::watch_response::Message;
 use tcptracer_proto::v1::{self, WatchRequest, WatchResponse};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStream};
 use tonic::transport::server::Router;
 use tonic::transport::{Server, ServerTlsConfig};
@@ -29,22 +32,44 @@ pub struct Agent {
 pub struct Watch {
     pub request: WatchRequest,
     envelope: WatchResponse,
-    to: mpsc::Sender<Result<Frame, Status>>,
+    to: mpsc::Sender<Sent>,
+    asked_to_end: Arc<Notify>,
+}
+
+/// What goes into a stream; nothing is its end.
+type Sent = Option<Result<Frame, Status>>;
+
+/// How an agent ends a watch that it is asked to end.
+#[derive(Clone, Copy)]
+pub enum Manner {
+    /// At once, behind all that was sent.
+    AtOnce,
+    /// When the test drops it.
+    ByTest,
+    /// Not at all, nor does it answer.
+    Silent,
+    /// It does not know the call.
+    Unknown,
 }
 
 impl Agent {
     pub async fn start(node: &str) -> Self {
-        Self::started(node, None).await
+        Self::that(node, Manner::AtOnce).await
+    }
+
+    /// One with manners of its own.
+    pub async fn that(node: &str, manner: Manner) -> Self {
+        Self::started(node, None, manner).await
     }
 
     pub async fn with_tls(node: &str, tls: ServerTlsConfig) -> Self {
-        Self::started(node, Some(tls)).await
+        Self::started(node, Some(tls), Manner::AtOnce).await
     }
 
-    async fn started(node: &str, tls: Option<ServerTlsConfig>) -> Self {
+    async fn started(node: &str, tls: Option<ServerTlsConfig>, manner: Manner) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let (router, watches) = service(node, tls);
+        let (router, watches) = service(node, tls, manner);
         let server = tokio::spawn(async move {
             let _ = router
                 .serve_with_incoming(TcpListenerStream::new(listener))
@@ -68,7 +93,7 @@ impl Agent {
 
     fn started_on(path: &Path, node: &str, tls: Option<ServerTlsConfig>) -> Self {
         let listener = UnixListener::bind(path).expect("a socket");
-        let (router, watches) = service(node, tls);
+        let (router, watches) = service(node, tls, Manner::AtOnce);
         let server = tokio::spawn(async move {
             let _ = router
                 .serve_with_incoming(UnixListenerStream::new(listener))
@@ -102,8 +127,30 @@ impl Drop for Agent {
 
 impl Watch {
     pub async fn send(&self, message: Message) {
+        assert!(self.try_send(message).await, "the client listens");
+    }
+
+    /// To a client that may have gone; says whether it listens.
+    async fn try_send(&self, message: Message) -> bool {
         let frame = Frame::message(&self.envelope, message);
-        self.to.send(Ok(frame)).await.expect("the client listens");
+        self.to.send(Some(Ok(frame))).await.is_ok()
+    }
+
+    /// Sends events if there is room at once; says whether there was.
+    pub fn try_events(&self, events: Vec<v1::Event>) -> bool {
+        let message = Message::Events(v1::Events { events });
+        let frame = Frame::message(&self.envelope, message);
+        self.to.try_send(Some(Ok(frame))).is_ok()
+    }
+
+    /// Waits until there is room for a message.
+    pub async fn room(&self) {
+        drop(self.to.reserve().await.expect("the client listens"));
+    }
+
+    /// Waits until the client asks for the end.
+    pub async fn asked_to_end(&self) {
+        soon("the client ends the stream", self.asked_to_end.notified()).await;
     }
 
     pub async fn events(&self, events: Vec<v1::Event>) {
@@ -112,13 +159,12 @@ impl Watch {
 
     /// What comes before history, and after it.
     pub async fn status(&self, live: bool, sequence: u64) {
-        self.send(Message::Status(v1::NodeStatus {
-            live,
-            sequence,
-            pods_synced: true,
-            ..v1::NodeStatus::default()
-        }))
-        .await;
+        self.send(status(live, sequence)).await;
+    }
+
+    /// The same to a client that may have gone; says whether it listens.
+    pub async fn try_status(&self, live: bool, sequence: u64) -> bool {
+        self.try_send(status(live, sequence)).await
     }
 
     pub async fn live(&self, sequence: u64) {
@@ -133,7 +179,7 @@ impl Watch {
     }
 
     pub async fn fail(self, status: Status) {
-        let _ = self.to.send(Err(status)).await;
+        let _ = self.to.send(Some(Err(status))).await;
     }
 
     /// Waits for the client to have gone.
@@ -142,11 +188,26 @@ impl Watch {
     }
 }
 
-fn service(node: &str, tls: Option<ServerTlsConfig>) -> (Router, mpsc::UnboundedReceiver<Watch>) {
+fn status(live: bool, sequence: u64) -> Message {
+    Message::Status(v1::NodeStatus {
+        live,
+        sequence,
+        pods_synced: true,
+        ..v1::NodeStatus::default()
+    })
+}
+
+fn service(
+    node: &str,
+    tls: Option<ServerTlsConfig>,
+    manner: Manner,
+) -> (Router, mpsc::UnboundedReceiver<Watch>) {
     let (to, watches) = mpsc::unbounded_channel();
     let service = Service {
         node: node.into(),
         to,
+        manner,
+        open: Mutex::default(),
     };
     let mut server = Server::builder();
     if let Some(tls) = tls {
@@ -161,6 +222,16 @@ fn service(node: &str, tls: Option<ServerTlsConfig>) -> (Router, mpsc::Unbounded
 struct Service {
     node: String,
     to: mpsc::UnboundedSender<Watch>,
+    manner: Manner,
+    /// By their ids.
+    open: Mutex<HashMap<String, Open>>,
+}
+
+/// A stream, for as long as the test has it.
+#[derive(Clone)]
+struct Open {
+    to: mpsc::WeakSender<Sent>,
+    asked_to_end: Arc<Notify>,
 }
 
 /// A process that no agent knows, and one that only the agent of n2 does not.
@@ -197,6 +268,17 @@ impl TcpTracerService for Service {
         let request = request.into_inner();
         self.validate(&request.allow)?;
         let (to, messages) = mpsc::channel(4);
+        let open = Open {
+            to: to.downgrade(),
+            asked_to_end: Arc::default(),
+        };
+        let asked_to_end = Arc::clone(&open.asked_to_end);
+        let other = self
+            .open
+            .lock()
+            .expect("no panic")
+            .insert(request.id.clone(), open);
+        assert!(other.is_none(), "an id is used again");
         let watch = Watch {
             request,
             envelope: WatchResponse {
@@ -205,9 +287,34 @@ impl TcpTracerService for Service {
                 message: None,
             },
             to,
+            asked_to_end,
         };
         let _ = self.to.send(watch);
-        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+        let messages = ReceiverStream::new(messages)
+            .take_while(|sent| ready(sent.is_some()))
+            .filter_map(ready);
+        Ok(Response::new(Box::pin(messages)))
+    }
+
+    async fn end_watch(
+        &self,
+        request: Request<v1::EndWatchRequest>,
+    ) -> Result<Response<v1::EndWatchResponse>, Status> {
+        let id = request.into_inner().id;
+        let open = self.open.lock().expect("no panic").get(&id).cloned();
+        let open = open.ok_or_else(|| Status::not_found("id: no watch goes by it"))?;
+        open.asked_to_end.notify_one();
+        match self.manner {
+            Manner::AtOnce => {
+                let to = open.to.upgrade();
+                let to = to.ok_or_else(|| Status::not_found("id: no watch goes by it"))?;
+                let _ = to.send(None).await;
+            }
+            Manner::ByTest => {}
+            Manner::Silent => pending().await,
+            Manner::Unknown => return Err(Status::unimplemented("")),
+        }
+        Ok(Response::new(v1::EndWatchResponse {}))
     }
 
     async fn list_connections(
@@ -351,6 +458,7 @@ pub fn close(pod: &str, sequence: u64) -> v1::Event {
         }),
         reason: v1::CloseReason::ResetRemote.into(),
         errno: 104,
+        errno_inferred: true,
         first_fin: None,
         duration: Some(prost_types::Duration {
             seconds: 0,

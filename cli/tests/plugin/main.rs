@@ -2,8 +2,8 @@
 
 mod agent;
 mod api;
-mod authority;
 mod cluster;
+mod ends;
 mod one_agent;
 mod plugin;
 mod proxy;

@@ -10,7 +10,7 @@ use tcptracer_proto::v1::{self, Position, watch_request::History};
 use tonic::Status;
 
 use crate::agent::{Agent, NOBODYS, close, connect, connection};
-use crate::plugin::{Ended, NOTHING_REMEMBERED, Plugin, command, soon};
+use crate::plugin::{Ended, NOTHING_REMEMBERED, Nobody, Plugin, command, soon};
 
 /// What a plugin writes when its agent has these events.
 async fn written(args: &[&str], events: Vec<v1::Event>) -> Vec<String> {
@@ -74,6 +74,7 @@ fn as_object(event: &v1::Event) -> Value {
             ("duration_ns", json!(1_500_000)),
             ("reason", json!("reset-remote")),
             ("errno", json!(104)),
+            ("errno_inferred", json!(true)),
             ("closer_pid", json!(44)),
             ("closer_comm", json!("reaper")),
             ("bytes_sent", json!(10)),
@@ -264,6 +265,7 @@ async fn what_is_asked() {
                 nanos: 0,
             })),
             history_only: true,
+            id: watch.request.id.clone(),
         }
     );
     watch.status(false, 0).await;
@@ -340,6 +342,8 @@ async fn a_stream_that_breaks_is_resumed() {
     let mut plugin = Plugin::of(&agent, &["-o", "jsonpath={.sequence}{\"\\n\"}"]);
     let watch = agent.watched().await;
     assert_eq!(watch.request.history, None);
+    let id = watch.request.id.clone();
+    assert_eq!(id.len(), 32);
     watch.live(5).await;
     watch.events(vec![connect("web-0", 7)]).await;
     assert_eq!(plugin.line().await, "7");
@@ -356,6 +360,8 @@ async fn a_stream_that_breaks_is_resumed() {
         lost: 0,
     };
     assert_eq!(watch.request.history, Some(History::Resume(position)));
+    // The agent may not know yet that the other has gone.
+    assert_ne!(watch.request.id, id);
     watch.status(false, 9).await;
     watch
         .events(vec![connect("web-0", 8), connect("web-0", 9)])
@@ -505,11 +511,8 @@ async fn what_an_agent_refuses_is_the_users_error() {
 
 #[tokio::test]
 async fn an_agent_that_is_not_there() {
-    let unused = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a port");
-    let address = unused.local_addr().expect("an address").to_string();
-    drop(unused);
+    let nobody = Nobody::new();
+    let address = nobody.address().to_string();
     for args in [&[][..], &["status"], &["connections"]] {
         let ended = Plugin::start(&[&["--server", &address, "-o", "name"], args].concat())
             .ended()
@@ -537,7 +540,8 @@ async fn a_socket_in_the_file_system() {
 #[tokio::test]
 async fn it_ends_when_the_time_is_over() {
     let mut agent = Agent::start("node-1").await;
-    let plugin = Plugin::of(&agent, &["--duration", "1s", "-o", "name"]);
+    // Enough for it to start and to be sent events on a busy machine.
+    let plugin = Plugin::of(&agent, &["--duration", "10s", "-o", "name"]);
     let watch = agent.watched().await;
     watch.live(0).await;
     watch.events(both()).await;

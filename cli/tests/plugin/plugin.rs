@@ -1,14 +1,17 @@
 //! The real program, run as a user runs it.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::net::TcpSocket;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
-const DEADLINE: Duration = Duration::from_secs(30);
+/// Nothing that is waited for takes this long unless it is broken, however busy the machine is.
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Fails the test if it takes too long.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -116,10 +119,41 @@ impl Plugin {
 
     /// Ends it as Ctrl-C does.
     pub async fn interrupt(self) -> Ended {
-        let id = self.child.id().expect("the plugin runs").to_string();
-        let kill = Command::new("kill").args(["-INT", &id]).status().await;
-        assert!(kill.expect("kill runs").success());
+        self.signal("INT").await;
         self.ended().await
+    }
+
+    pub async fn signal(&self, name: &str) {
+        signal(&self.child, name, 1).await;
+    }
+
+    /// Without a pause.
+    pub async fn signal_twice(&self, name: &str) {
+        signal(&self.child, name, 2).await;
+    }
+}
+
+/// Sends a signal so many times to a plugin that runs.
+pub async fn signal(plugin: &Child, name: &str, times: usize) {
+    let id = plugin.id().expect("the plugin runs").to_string();
+    let mut kill = Command::new("kill");
+    kill.args(["-s", name]).args(vec![&id; times]);
+    assert!(kill.status().await.expect("kill runs").success());
+}
+
+/// An address at which nobody listens, nor can anybody else as long as the value lives.
+pub struct Nobody(TcpSocket);
+
+impl Nobody {
+    pub fn new() -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(any).expect("a port");
+        Self(socket)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.0.local_addr().expect("an address")
     }
 }
 

@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
+use tcptracer_authority::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::agent::{Agent, connect};
 use crate::api::Api;
-use crate::authority::Authority;
-use crate::plugin::{Plugin, command};
+use crate::plugin::{Nobody, Plugin, command};
 
 /// What it was asked for: the first line, or the host and port, and who asks.
 type Asked = (String, Option<String>);
@@ -126,7 +126,7 @@ async fn one_node() -> (Api, Agent) {
 async fn everything_goes_through_the_kubeconfigs_proxy() {
     let (api, mut agent) = one_node().await;
     let authority = Authority::new();
-    let tls = authority.acceptor("api.test");
+    let tls = TlsAcceptor::from(Arc::new(authority.server("api.test")));
     let proxy = Proxy::start(api.address(), Some(tls)).await;
     let server = format!("server: 'http://{}'", api.address());
     // Not even an exception counts, nor what the environment says.
@@ -177,7 +177,7 @@ async fn a_proxy_may_speak_socks() {
 async fn the_environments_proxy_has_exceptions() {
     let (api, _agent) = one_node().await;
     let authority = Authority::new();
-    let tls = authority.acceptor("api.test");
+    let tls = TlsAcceptor::from(Arc::new(authority.server("api.test")));
     let proxy = Proxy::start(api.address(), Some(tls)).await;
     let plain_proxy = Proxy::start(api.address(), None).await;
     let ca = authority.ca();
@@ -215,9 +215,8 @@ async fn the_environments_proxy_has_exceptions() {
 
 #[tokio::test]
 async fn a_proxy_that_is_not_there() {
-    let unused = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = unused.local_addr().expect("an address");
-    drop(unused);
+    let nobody = Nobody::new();
+    let address = nobody.address();
     for (proxy, why) in [
         (
             format!("http://ann:secret@{address}"),

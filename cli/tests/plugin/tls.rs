@@ -1,19 +1,31 @@
 //! TLS with agents: by an address, and through the API server.
 
 use serde_json::json;
+use tcptracer_authority::Authority;
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
 use crate::agent::{Agent, connect};
 use crate::api::Api;
-use crate::authority::Authority;
 use crate::plugin::{Ended, Plugin, command};
+
+/// What an agent needs that has this name.
+fn server(authority: &Authority, name: &str) -> ServerTlsConfig {
+    let issued = authority.issue(name);
+    ServerTlsConfig::new().identity(Identity::from_pem(issued.certificate, issued.key))
+}
+
+/// The same, of one that wants to see a certificate.
+fn strict(authority: &Authority, name: &str) -> ServerTlsConfig {
+    server(authority, name).client_ca_root(Certificate::from_pem(authority.pem()))
+}
 
 #[tokio::test]
 async fn with_one_agent_on_both_sides() {
     let authority = Authority::new();
-    let agent = Agent::with_tls("node-1", authority.strict_server("agent.test")).await;
-    let (ca, (certificate, key)) = (authority.ca(), authority.client());
+    let agent = Agent::with_tls("node-1", strict(&authority, "agent.test")).await;
+    let (ca, (certificate, key)) = (authority.ca(), authority.files("client"));
     let stranger = Authority::new();
-    let (other, (their_certificate, their_key)) = (stranger.ca(), stranger.client());
+    let (other, (their_certificate, their_key)) = (stranger.ca(), stranger.files("client"));
     let shown = ["--tls-cert", &certificate, "--tls-key", &key];
     let strange = ["--tls-cert", &their_certificate, "--tls-key", &their_key];
     let name = ["--tls-server-name", "agent.test"];
@@ -69,7 +81,7 @@ async fn over_a_socket_in_the_file_system() {
     let authority = Authority::new();
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("agent.sock");
-    let _agent = Agent::on_with_tls(&path, "node-1", authority.server("localhost"));
+    let _agent = Agent::on_with_tls(&path, "node-1", server(&authority, "localhost"));
     let address = format!("unix:{}", path.display());
     let ask = |args: &[&str]| {
         let args = [&["--server", &address, "status", "-o", "name"], args].concat();
@@ -86,12 +98,12 @@ const NAME: &str = "tcptracer-agent.tcptracer.svc";
 async fn through_the_cluster() {
     let authority = Authority::new();
     let api = Api::start().await;
-    let mut one = Agent::with_tls("n1", authority.strict_server(NAME)).await;
-    let mut two = Agent::with_tls("n2", authority.strict_server(NAME)).await;
+    let mut one = Agent::with_tls("n1", strict(&authority, NAME)).await;
+    let mut two = Agent::with_tls("n2", strict(&authority, NAME)).await;
     api.agent_with_tls("agent-1", "n1", one.address, NAME);
     api.agent_with_tls("agent-2", "n2", two.address, NAME);
     api.pod("shop", "web-0", "n1", json!({}));
-    let (ca, (certificate, key)) = (authority.ca(), authority.client());
+    let (ca, (certificate, key)) = (authority.ca(), authority.files("client"));
     let tls = [
         "--tls-ca",
         &ca,
@@ -133,11 +145,11 @@ async fn through_the_cluster() {
 async fn neither_side_gives_up_tls() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let api = Api::start().await;
-    let mut one = Agent::with_tls("n1", authority.strict_server(NAME)).await;
+    let mut one = Agent::with_tls("n1", strict(&authority, NAME)).await;
     api.agent_with_tls("agent-1", "n1", one.address, NAME);
     api.pod("shop", "web-0", "n1", json!({}));
     let (ca, other) = (authority.ca(), stranger.ca());
-    let (certificate, key) = authority.client();
+    let (certificate, key) = authority.files("client");
     let shown = ["--tls-cert", &certificate, "--tls-key", &key];
 
     // There is no point in trying again what the user has to change.

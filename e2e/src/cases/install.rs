@@ -6,9 +6,9 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::{assert_ends, client, server};
-use crate::cluster::{apply, get, kubectl, on, try_kubectl, wait_until};
+use crate::cluster::{Made, NAMESPACE, apply, get, kubectl, on, try_kubectl, wait_until};
 use crate::plugin::{Watch, ended, objects, text};
-use crate::release::{NAMESPACE, Upgraded, agent_on, helm_test, restart, uninstall};
+use crate::release::{Upgraded, agent_on, helm_test, restart, uninstall};
 use crate::world::{nodes, service, visit, web};
 
 /// It asks every agent, as a user does.
@@ -20,11 +20,15 @@ pub fn own_test() {
 }
 
 /// A role of agents in place of the chart's, until the end of the value.
-struct Role(());
+struct Role {
+    _made: [Made; 2],
+}
 
 impl Role {
     fn bind(resource: &str, verbs: &[&str]) -> Self {
-        let role = Self(());
+        let role = Self {
+            _made: ["clusterrolebinding", "clusterrole"].map(|kind| Made::new(&[kind, "lesser"])),
+        };
         role.allow(resource, verbs);
         let account = format!("{NAMESPACE}:tcptracer-agent");
         let subject = format!("--serviceaccount={account}");
@@ -39,12 +43,6 @@ impl Role {
             "metadata": { "name": "lesser" },
             "rules": [{ "apiGroups": [""], "resources": [resource], "verbs": verbs }],
         }));
-    }
-}
-
-impl Drop for Role {
-    fn drop(&mut self) {
-        let _ = try_kubectl(&["delete", "clusterrolebinding,clusterrole", "lesser"]);
     }
 }
 
@@ -155,22 +153,32 @@ pub fn tls() {
     assert_eq!(asked, nodes());
 }
 
+/// What `find` finds in a folder of a node. Others may remove files meanwhile: `find` complains, and nothing is amiss.
+fn found(node: &str, folder: &str, tests: &[&str]) -> Vec<String> {
+    let output = on(node, &[&["find", folder], tests].concat());
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    let vanished = |line: &str| line.ends_with(": No such file or directory");
+    assert!(
+        output.status.success() || complaints.lines().all(vanished),
+        "{complaints}"
+    );
+    let paths = String::from_utf8(output.stdout).expect("it is text");
+    paths.lines().map(String::from).collect()
+}
+
 /// Pins, cgroups of the agents' pods, and what the release has in the cluster.
 fn traces(pods: &[String]) -> BTreeSet<String> {
     let mut traces = BTreeSet::new();
     for node in nodes() {
-        let pins = on(node, &["find", "/sys/fs/bpf", "-mindepth", "1"]);
+        let pins = found(node, "/sys/fs/bpf", &["-mindepth", "1"]);
         // Two are the kernel's.
-        for pin in pins.lines().filter(|pin| !pin.ends_with(".debug")) {
+        for pin in pins.iter().filter(|pin| !pin.ends_with(".debug")) {
             traces.insert(format!("pin {node} {pin}"));
         }
-        let cgroups = on(
-            node,
-            &["find", "/sys/fs/cgroup", "-type", "d", "-name", "*pod*"],
-        );
+        let cgroups = found(node, "/sys/fs/cgroup", &["-type", "d", "-name", "*pod*"]);
         // By the systemd driver the rest of a uid is written otherwise.
-        let ours = |cgroup: &&str| pods.iter().any(|uid| cgroup.contains(&uid[..8]));
-        for cgroup in cgroups.lines().filter(ours) {
+        let ours = |cgroup: &&String| pods.iter().any(|uid| cgroup.contains(&uid[..8]));
+        for cgroup in cgroups.iter().filter(ours) {
             traces.insert(format!("cgroup {node} {cgroup}"));
         }
     }

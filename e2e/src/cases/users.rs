@@ -2,19 +2,26 @@
 
 use serde_json::json;
 
-use crate::cluster::{apply, get, kubectl, try_kubectl};
+use crate::cluster::{Made, NAMESPACE, apply, get, kubectl, try_kubectl};
 use crate::plugin::{Watch, ended, text};
-use crate::release::{NAMESPACE, agent_on};
+use crate::release::agent_on;
 use crate::world::{address, nodes, service, visit};
 
 /// The chart's role for users.
 const ROLE: &str = "tcptracer-user";
 
-/// Makes a user, who has a role where the agents are and where the pods are, or none; and returns a token.
-fn user(name: &str, role: Option<&str>) -> String {
+/// Who has a role where the agents are and where the pods are, or none; until the end of the value.
+struct User {
+    token: String,
+    _made: Vec<Made>,
+}
+
+fn user(name: &str, role: Option<&str>) -> User {
+    let mut made = vec![Made::new(&["serviceaccount", "-n", NAMESPACE, name])];
     kubectl(&["create", "serviceaccount", "-n", NAMESPACE, name]);
     if let Some(role) = role {
         for namespace in [NAMESPACE, "shop"] {
+            made.push(Made::new(&["rolebinding", "-n", namespace, name]));
             let subject = format!("--serviceaccount={NAMESPACE}:{name}");
             let role = format!("--clusterrole={role}");
             kubectl(&[
@@ -29,20 +36,15 @@ fn user(name: &str, role: Option<&str>) -> String {
         }
     }
     let token = kubectl(&["create", "token", "-n", NAMESPACE, name]);
-    token.trim().into()
-}
-
-fn forget(name: &str) {
-    kubectl(&["delete", "serviceaccount", "-n", NAMESPACE, name]);
-    for namespace in [NAMESPACE, "shop"] {
-        let binding = ["delete", "rolebinding", "-n", namespace, name];
-        kubectl(&[&binding[..], &["--ignore-not-found"]].concat());
+    User {
+        token: token.trim().into(),
+        _made: made,
     }
 }
 
-/// What `kubectl tcptracer` says to who has the token.
-fn asked_by(token: &str) -> (Option<i32>, String) {
-    let user = ["--token", token, "--agent-namespace", NAMESPACE];
+/// What `kubectl tcptracer` says to a user.
+fn asked_by(user: &User) -> (Option<i32>, String) {
+    let user = ["--token", &user.token, "--agent-namespace", NAMESPACE];
     let question = ["-n", "shop", "cart", "--last", "1", "-o", "name"];
     let ended = ended(&[&question[..], &user].concat());
     (ended.code, ended.out + &ended.err)
@@ -55,14 +57,11 @@ pub fn roles() {
     watch.events(2);
     watch.end_well();
 
-    let token = user("ann", Some(ROLE));
-    assert_eq!(asked_by(&token), (Some(0), "pod/cart\n".into()));
-    forget("ann");
-    let token = user("eve", None);
-    let (code, said) = asked_by(&token);
+    let ann = user("ann", Some(ROLE));
+    assert_eq!(asked_by(&ann), (Some(0), "pod/cart\n".into()));
+    let (code, said) = asked_by(&user("eve", None));
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("list and watch on pods"), "{said}");
-    forget("eve");
 
     // Without any one of its rules it is not enough.
     let role = get(&["clusterrole", ROLE]);
@@ -84,9 +83,9 @@ pub fn roles() {
             });
             let verbs = lesser["rules"][at]["verbs"].as_array_mut();
             verbs.expect("it has verbs").retain(|v| v != verb);
+            let _role = Made::new(&["clusterrole", "lesser"]);
             apply(&lesser);
-            let token = user("bob", Some("lesser"));
-            let (code, said) = asked_by(&token);
+            let (code, said) = asked_by(&user("bob", Some("lesser")));
             // What there is now is shown all the same, and it is told that it is not followed.
             if verb != "watch" {
                 assert_eq!(code, Some(1), "without {verb}: {said}");
@@ -96,8 +95,6 @@ pub fn roles() {
                 false => "list and watch on pods",
             };
             assert!(said.contains(why), "without {verb}: {said}");
-            forget("bob");
-            kubectl(&["delete", "clusterrole", "lesser"]);
         }
     }
 }
@@ -108,7 +105,7 @@ pub fn network() {
         let agent = address(NAMESPACE, &agent_on(node));
         for port in [50_051, 9465] {
             let url = format!("http://{agent}:{port}/livez");
-            let wget = ["timeout", "5", "wget", "-O", "-", url.as_str()];
+            let wget = ["timeout", "60", "wget", "-O", "-", url.as_str()];
             let exec = ["exec", "-n", "shop", "cart", "--"];
             let output = try_kubectl(&[&exec[..], &wget].concat());
             let said = String::from_utf8_lossy(&output.stderr);

@@ -1,16 +1,14 @@
 //! Cgroups that come and go, as the agent learns of containers.
 
-use anyhow::{Result, ensure};
 use tcptracer::bpf::Config;
-use tcptracer::event::CgroupChange;
-use tcptracer::event::Reason::Local;
+use tcptracer_event::CgroupChange;
+use tcptracer_event::Reason::Local;
+use tcptracer_testing::{Cgroup, Netns, Test};
 
-use super::Case;
 use super::filters::in_cgroup;
 use crate::trace::{Said, Trace, Want, of};
-use crate::world::{Cgroup, NetNs};
 
-pub const CASES: &[Case] = &[
+pub const CASES: &[Test] = &[
     ("cgroups_made_and_removed", made_and_removed),
     ("cgroup_with_a_long_path", long_path),
     ("cgroup_told_before_its_connections", before_its_connections),
@@ -20,25 +18,25 @@ pub const CASES: &[Case] = &[
 const LONGEST: usize = 511;
 
 /// Tells of cgroups as well as of connections. v2 is number 0.
-fn trace(netns: &NetNs, hierarchy: u32) -> Result<Trace> {
+fn trace(netns: &Netns, hierarchy: u32) -> Trace {
     Trace::with(Config {
-        filter: of(netns)?,
+        filter: of(netns),
         cgroups: Some(hierarchy),
         ..Config::default()
     })
 }
 
-fn made(cgroup: &Cgroup) -> Result<CgroupChange> {
-    let mut path = cgroup.path_in_hierarchy()?;
+fn made(cgroup: &Cgroup) -> CgroupChange {
+    let mut path = cgroup.path_in_hierarchy();
     path.truncate(LONGEST);
-    Ok(CgroupChange::Made {
-        id: cgroup.id()?,
+    CgroupChange::Made {
+        id: cgroup.id(),
         path,
-    })
+    }
 }
 
-fn removed(cgroup: &Cgroup) -> Result<CgroupChange> {
-    Ok(CgroupChange::Removed { id: cgroup.id()? })
+fn removed(cgroup: &Cgroup) -> CgroupChange {
+    CgroupChange::Removed { id: cgroup.id() }
 }
 
 /// What was said of these cgroups. The host may have others that come and go.
@@ -51,85 +49,77 @@ fn of_ours(said: &Said, wanted: &[CgroupChange]) -> Vec<CgroupChange> {
     all.filter(is_ours).cloned().collect()
 }
 
-fn made_and_removed() -> Result<()> {
-    let netns = NetNs::new()?;
-    let older = Cgroup::new()?;
-    let tracer = trace(&netns, 0)?;
-    let of_another_hierarchy = trace(&netns, 4711)?;
-    let without = Trace::of(&netns)?;
+fn made_and_removed() {
+    let netns = Netns::new();
+    let older = Cgroup::new();
+    let tracer = trace(&netns, 0);
+    let of_another_hierarchy = trace(&netns, 4711);
+    let without = Trace::of(&netns);
 
-    let outer = Cgroup::new()?;
-    let inner = outer.child("cri-containerd-0123.scope")?;
+    let outer = Cgroup::new();
+    let inner = outer.child("cri-containerd-0123.scope");
     let wanted = [
-        made(&outer)?,
-        made(&inner)?,
-        removed(&inner)?,
-        removed(&outer)?,
-        removed(&older)?,
+        made(&outer),
+        made(&inner),
+        removed(&inner),
+        removed(&outer),
+        removed(&older),
     ];
     drop(inner);
     drop(outer);
     drop(older);
 
-    let said = tracer.stop_after(0)?;
-    ensure!(of_ours(&said, &wanted) == wanted, "{:?}", said.cgroups);
+    let said = tracer.stop_after(0);
+    assert!(of_ours(&said, &wanted) == wanted, "{:?}", said.cgroups);
     for other in [of_another_hierarchy, without] {
-        let said = other.stop_after(0)?;
-        ensure!(said.cgroups.is_empty(), "{:?}", said.cgroups);
+        let said = other.stop_after(0);
+        assert!(said.cgroups.is_empty(), "{:?}", said.cgroups);
     }
-    Ok(())
 }
 
-fn long_path() -> Result<()> {
-    let netns = NetNs::new()?;
-    let tracer = trace(&netns, 0)?;
-    let outer = Cgroup::new()?;
-    let middle = outer.child(&"m".repeat(250))?;
-    let inner = middle.child(&"i".repeat(250))?;
-    let innermost = inner.child("x")?;
-    ensure!(inner.path_in_hierarchy()?.len() > LONGEST);
-    let wanted = [
-        made(&outer)?,
-        made(&middle)?,
-        made(&inner)?,
-        made(&innermost)?,
-    ];
-    let said = tracer.stop_after(0)?;
-    ensure!(of_ours(&said, &wanted) == wanted, "{:?}", said.cgroups);
-    Ok(())
+fn long_path() {
+    let netns = Netns::new();
+    let tracer = trace(&netns, 0);
+    let outer = Cgroup::new();
+    let middle = outer.child("m".repeat(250));
+    let inner = middle.child("i".repeat(250));
+    let innermost = inner.child("x");
+    assert!(inner.path_in_hierarchy().len() > LONGEST);
+    let wanted = [made(&outer), made(&middle), made(&inner), made(&innermost)];
+    let said = tracer.stop_after(0);
+    assert!(of_ours(&said, &wanted) == wanted, "{:?}", said.cgroups);
 }
 
 /// So the reader knows the container when it sees the first event of a process in it.
-fn before_its_connections() -> Result<()> {
-    let netns = NetNs::new()?;
-    let tracer = trace(&netns, 0)?;
-    let cgroup = Cgroup::new()?;
-    let wanted = [made(&cgroup)?];
-    let mut actor = in_cgroup("actor", &netns, &cgroup)?;
-    let at = actor.address("connect-self c")?;
-    actor.ask("close c")?;
+fn before_its_connections() {
+    let netns = Netns::new();
+    let tracer = trace(&netns, 0);
+    let cgroup = Cgroup::new();
+    let wanted = [made(&cgroup)];
+    let mut actor = in_cgroup("actor", &netns, &cgroup);
+    let at = actor.address("connect-self c");
+    actor.ask("close c");
 
-    let said = tracer.stop_after(2)?;
+    let said = tracer.stop_after(2);
     let connect = Want::connect(&actor, at, at);
     crate::trace::same(
         said.events.iter().map(Want::from),
         vec![connect.clone(), connect.close(Local)],
-    )?;
+    );
     let before: Vec<_> = said
         .cgroups
         .iter()
         .filter(|(_, events)| *events == 0)
         .collect();
-    ensure!(
+    assert!(
         before.iter().any(|(change, _)| *change == wanted[0]),
         "{:?}",
         said.cgroups
     );
-    let id = cgroup.id()?;
-    ensure!(
+    let id = cgroup.id();
+    assert!(
         said.events.iter().all(|e| e.owner.cgroup_id == id),
         "{:?}",
         said.events
     );
-    Ok(())
 }

@@ -1,20 +1,16 @@
 //! Which processes' events come, and that nobody else's do.
 
 use std::num::NonZeroU32;
-use std::os::unix::fs::MetadataExt;
 
-use anyhow::{Result, ensure};
 use libbpf_rs::MapType;
 use tcptracer::bpf::{Config, Filter};
-use tcptracer::event::Reason::{Local, Remote};
+use tcptracer_event::Reason::{Local, Remote};
+use tcptracer_testing::{Actor, Cgroup, Netns, Pin, Test};
 
-use super::Case;
 use super::ends::Pair;
-use crate::actor::{Actor, Start};
 use crate::trace::{Trace, Want, of};
-use crate::world::{Cgroup, NetNs, PinnedMap};
 
-pub const CASES: &[Case] = &[
+pub const CASES: &[Test] = &[
     (
         "pid_of_the_owner_or_the_closer",
         pid_of_the_owner_or_the_closer,
@@ -28,8 +24,8 @@ pub const CASES: &[Case] = &[
     ("either_map", || maps(true)),
 ];
 
-fn trace(netns: &NetNs, change: impl FnOnce(&mut Filter)) -> Result<Trace> {
-    let mut filter = of(netns)?;
+fn trace(netns: &Netns, change: impl FnOnce(&mut Filter)) -> Trace {
+    let mut filter = of(netns);
     change(&mut filter);
     Trace::with(Config {
         filter,
@@ -37,140 +33,133 @@ fn trace(netns: &NetNs, change: impl FnOnce(&mut Filter)) -> Result<Trace> {
     })
 }
 
-pub fn in_cgroup(comm: &str, netns: &NetNs, cgroup: &Cgroup) -> Result<Actor> {
-    let start = Start {
-        netns: Some(netns),
-        cgroup: Some(cgroup.path()),
-        ..Start::default()
-    };
-    Actor::start(comm, &start)
+pub fn in_cgroup(comm: &str, netns: &Netns, cgroup: &Cgroup) -> Actor {
+    let actor = Actor::inside(netns, comm);
+    actor.join(cgroup);
+    actor
 }
 
-fn pid_of_the_owner_or_the_closer() -> Result<()> {
-    let netns = NetNs::new()?;
-    let mut p = Pair::new(&netns)?;
-    let child = p.server.spawn("child", "a")?;
+fn pid_of_the_owner_or_the_closer() {
+    let netns = Netns::new();
+    let mut p = Pair::new(&netns);
+    let child = p.server.spawn("child", "a");
     let of_pid = |pid: u32| trace(&netns, |f| f.pid = NonZeroU32::new(pid));
     let (client, owner, closer, nobody) = (
-        of_pid(p.client.pid)?,
-        of_pid(p.server.pid)?,
-        of_pid(child)?,
-        of_pid(std::process::id())?,
+        of_pid(p.client.pid()),
+        of_pid(p.server.pid()),
+        of_pid(child),
+        of_pid(std::process::id()),
     );
-    p.server.ask("close a")?;
-    p.server.tell("child", "close a")?;
-    p.client.ask("eof c")?;
-    p.client.ask("close c")?;
+    p.server.ask("close a");
+    p.server.tell("child", "close a");
+    p.client.ask("eof c");
+    p.client.ask("close c");
     // These started when the connection was open.
     let end = p.accept.close(Local).closer(child, "child");
-    client.said_exactly(&[p.connect.snapshot().close(Remote)])?;
-    owner.said_exactly(&[end.snapshot()])?;
-    closer.said_exactly(&[end.snapshot()])?;
-    nobody.said_exactly(&[])?;
+    client.said_exactly(&[p.connect.snapshot().close(Remote)]);
+    owner.said_exactly(&[end.snapshot()]);
+    closer.said_exactly(&[end.snapshot()]);
+    nobody.said_exactly(&[]);
     let client = p.connect.close(Remote);
     p.ended(client, end)
 }
 
 /// A client in a cgroup below another one, and a server outside of both.
-fn cgroup_map() -> Result<()> {
-    let netns = NetNs::new()?;
-    let parent = Cgroup::new()?;
-    let (inner, sibling) = (parent.child("inner")?, parent.child("sibling")?);
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = in_cgroup("client", &netns, &inner)?;
+fn cgroup_map() {
+    let netns = Netns::new();
+    let parent = Cgroup::new();
+    let (inner, sibling) = (parent.child("inner"), parent.child("sibling"));
+    let mut server = Actor::inside(&netns, "server");
+    let mut client = in_cgroup("client", &netns, &inner);
     let maps = [
-        PinnedMap::holding(&[inner.id()?])?,
-        PinnedMap::holding(&[parent.id()?])?,
-        PinnedMap::holding(&[sibling.id()?])?,
-        PinnedMap::holding(&[])?,
+        Pin::holding(&[inner.id()]),
+        Pin::holding(&[parent.id()]),
+        Pin::holding(&[sibling.id()]),
+        Pin::holding(&[]),
     ];
     let [itself, above, beside, empty] = maps
         .each_ref()
         .map(|map| trace(&netns, |f| f.cgroup_map = Some(map.path().into())));
-    let at = server.address("listen l 127.0.0.1:0")?;
-    let from = client.address(&format!("connect c {at}"))?;
-    server.ask("accept a l")?;
+    let at = server.address("listen l 127.0.0.1:0");
+    let from = client.address(&format!("connect c {at}"));
+    server.ask("accept a l");
     // The client's end comes in softirq, where no process is its own.
-    server.ask("close a")?;
-    client.ask("eof c")?;
-    client.ask("close c")?;
+    server.ask("close a");
+    client.ask("eof c");
+    client.ask("close c");
     let connect = Want::connect(&client, from, at);
     let wanted = [connect.clone(), connect.close(Remote)];
-    itself?.said_exactly(&wanted)?;
-    above?.said_exactly(&wanted)?;
-    beside?.said_exactly(&[])?;
-    empty?.said_exactly(&[])?;
-    Ok(())
+    itself.said_exactly(&wanted);
+    above.said_exactly(&wanted);
+    beside.said_exactly(&[]);
+    empty.said_exactly(&[]);
 }
 
-fn cgroup_map_of_any_make() -> Result<()> {
-    let netns = NetNs::new()?;
-    let cgroup = Cgroup::new()?;
-    let key = cgroup.id()?;
+fn cgroup_map_of_any_make() {
+    let netns = Netns::new();
+    let cgroup = Cgroup::new();
+    let key = cgroup.id();
     for (kind, name, value_size, entries) in [
         (MapType::Hash, "cgroupset", 8, 128),
         (MapType::Hash, "mnt_ns_set", 4, 10_240),
         (MapType::LruHash, "", 4, 1024),
         (MapType::Hash, "conns", 24, 1),
     ] {
-        let map = PinnedMap::new(kind, name, value_size, entries)?;
-        map.insert(key)?;
-        let mut client = in_cgroup("client", &netns, &cgroup)?;
-        let tracer = trace(&netns, |f| f.cgroup_map = Some(map.path().into()))?;
-        let at = client.address("connect-self c")?;
-        client.ask("close c")?;
+        let map = Pin::called(name, kind, 8, value_size, entries);
+        map.insert(key);
+        let mut client = in_cgroup("client", &netns, &cgroup);
+        let tracer = trace(&netns, |f| f.cgroup_map = Some(map.path().into()));
+        let at = client.address("connect-self c");
+        client.ask("close c");
         let connect = Want::connect(&client, at, at);
-        tracer.said_exactly(&[connect.clone(), connect.close(Local)])?;
+        tracer.said_exactly(&[connect.clone(), connect.close(Local)]);
     }
-    Ok(())
 }
 
 /// As systemd and a container runtime nest them; only leaves have processes.
-fn cgroup_map_holds_a_slice() -> Result<()> {
-    let netns = NetNs::new()?;
-    let kubepods = Cgroup::new()?;
-    let burstable = kubepods.child("kubepods-burstable.slice")?;
-    let pod =
-        burstable.child("kubepods-burstable-pod0cafe000_1dea_4add_9bad_00000000beef.slice")?;
-    let container = pod.child(&format!("cri-containerd-{}.scope", "0".repeat(64)))?;
-    let other = burstable.child("kubepods-burstable-podf00d.slice")?;
-    let map = PinnedMap::holding(&[pod.id()?])?;
-    let mut inside = in_cgroup("inside", &netns, &container)?;
-    let mut outside = in_cgroup("outside", &netns, &other)?;
-    let tracer = trace(&netns, |f| f.cgroup_map = Some(map.path().into()))?;
+fn cgroup_map_holds_a_slice() {
+    let netns = Netns::new();
+    let kubepods = Cgroup::new();
+    let burstable = kubepods.child("kubepods-burstable.slice");
+    let pod = burstable.child("kubepods-burstable-pod0cafe000_1dea_4add_9bad_00000000beef.slice");
+    let container = pod.child(format!("cri-containerd-{}.scope", "0".repeat(64)));
+    let other = burstable.child("kubepods-burstable-podf00d.slice");
+    let map = Pin::holding(&[pod.id()]);
+    let mut inside = in_cgroup("inside", &netns, &container);
+    let mut outside = in_cgroup("outside", &netns, &other);
+    let tracer = trace(&netns, |f| f.cgroup_map = Some(map.path().into()));
 
-    outside.ask("connect-self c")?;
-    outside.ask("close c")?;
-    let at = inside.address("connect-self c")?;
-    inside.ask("close c")?;
+    outside.ask("connect-self c");
+    outside.ask("close c");
+    let at = inside.address("connect-self c");
+    inside.ask("close c");
     let connect = Want::connect(&inside, at, at);
-    let events = tracer.said_exactly(&[connect.clone(), connect.close(Local)])?;
-    let leaf = container.id()?;
-    ensure!(
+    let events = tracer.said_exactly(&[connect.clone(), connect.close(Local)]);
+    let leaf = container.id();
+    assert!(
         events.iter().all(|e| e.owner.cgroup_id == leaf),
         "{events:?}"
     );
-    Ok(())
 }
 
-fn map_edited_while_tracing() -> Result<()> {
-    let netns = NetNs::new()?;
-    let cgroup = Cgroup::new()?;
-    let map = PinnedMap::holding(&[])?;
-    let mut actor = in_cgroup("actor", &netns, &cgroup)?;
-    let tracer = trace(&netns, |f| f.cgroup_map = Some(map.path().into()))?;
+fn map_edited_while_tracing() {
+    let netns = Netns::new();
+    let cgroup = Cgroup::new();
+    let map = Pin::holding(&[]);
+    let mut actor = in_cgroup("actor", &netns, &cgroup);
+    let tracer = trace(&netns, |f| f.cgroup_map = Some(map.path().into()));
 
-    let before = actor.address("connect-self before")?;
-    map.insert(cgroup.id()?)?;
+    let before = actor.address("connect-self before");
+    map.insert(cgroup.id());
     // It was opened unseen, and its state was kept.
-    actor.ask("close before")?;
-    let while_in = actor.address("connect-self while")?;
-    actor.ask("close while")?;
-    let across = actor.address("connect-self across")?;
-    map.remove(cgroup.id()?)?;
-    actor.ask("close across")?;
-    actor.ask("connect-self after")?;
-    actor.ask("close after")?;
+    actor.ask("close before");
+    let while_in = actor.address("connect-self while");
+    actor.ask("close while");
+    let across = actor.address("connect-self across");
+    map.delete(cgroup.id());
+    actor.ask("close across");
+    actor.ask("connect-self after");
+    actor.ask("close after");
 
     let want = |at| Want::connect(&actor, at, at);
     tracer.said_exactly(&[
@@ -178,64 +167,58 @@ fn map_edited_while_tracing() -> Result<()> {
         want(while_in),
         want(while_in).close(Local),
         want(across),
-    ])?;
-    Ok(())
+    ]);
 }
 
-fn client_with_mounts(comm: &str, netns: &NetNs, cgroup: Option<&Cgroup>) -> Result<(Actor, u64)> {
-    let actor = Actor::start(
-        comm,
-        &Start {
-            netns: Some(netns),
-            cgroup: cgroup.map(Cgroup::path),
-            own_mounts: true,
-        },
-    )?;
-    let mounts = std::fs::metadata(format!("/proc/{}/ns/mnt", actor.pid))?.ino();
-    Ok((actor, mounts))
+fn client_with_mounts(comm: &str, netns: &Netns, cgroup: Option<&Cgroup>) -> (Actor, u64) {
+    let mut actor = Actor::inside(netns, comm);
+    if let Some(cgroup) = cgroup {
+        actor.join(cgroup);
+    }
+    let mounts = actor.leave_mounts();
+    (actor, mounts)
 }
 
 /// A process that is killed has no mount namespace any more when its sockets are closed.
-fn mntns_map() -> Result<()> {
-    let netns = NetNs::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let (mut selected, mounts) = client_with_mounts("selected", &netns, None)?;
-    let (mut other, _) = client_with_mounts("other", &netns, None)?;
-    let map = PinnedMap::holding(&[mounts])?;
-    let tracer = trace(&netns, |f| f.mntns_map = Some(map.path().into()))?;
+fn mntns_map() {
+    let netns = Netns::new();
+    let mut server = Actor::inside(&netns, "server");
+    let (mut selected, mounts) = client_with_mounts("selected", &netns, None);
+    let (mut other, _) = client_with_mounts("other", &netns, None);
+    let map = Pin::holding(&[mounts]);
+    let tracer = trace(&netns, |f| f.mntns_map = Some(map.path().into()));
 
-    let at = server.address("listen l 127.0.0.1:0")?;
-    let from = selected.address(&format!("connect c {at}"))?;
-    server.ask("accept a l")?;
-    other.ask(&format!("connect c {at}"))?;
-    server.ask("accept b l")?;
+    let at = server.address("listen l 127.0.0.1:0");
+    let from = selected.address(&format!("connect c {at}"));
+    server.ask("accept a l");
+    other.ask(&format!("connect c {at}"));
+    server.ask("accept b l");
     let connect = Want::connect(&selected, from, at);
     let end = connect.close(Local);
-    other.kill()?;
-    server.ask("eof b")?;
-    server.ask("close b")?;
-    selected.kill()?;
-    server.ask("eof a")?;
-    server.ask("close a")?;
-    tracer.said_exactly(&[connect, end])?;
-    Ok(())
+    other.kill();
+    server.ask("eof b");
+    server.ask("close b");
+    selected.kill();
+    server.ask("eof a");
+    server.ask("close a");
+    tracer.said_exactly(&[connect, end]);
 }
 
 /// Of two maps, both have to hold the process, or one is enough, as the agent has it.
-fn maps(either: bool) -> Result<()> {
-    let netns = NetNs::new()?;
-    let cgroup = Cgroup::new()?;
-    let (mut both, mounts) = client_with_mounts("both", &netns, Some(&cgroup))?;
-    let (mut only_cgroup, _) = client_with_mounts("cgroup", &netns, Some(&cgroup))?;
-    let (mut only_mounts, other_mounts) = client_with_mounts("mounts", &netns, None)?;
-    let (mut neither, _) = client_with_mounts("neither", &netns, None)?;
-    let cgroups = PinnedMap::holding(&[cgroup.id()?])?;
-    let mntns = PinnedMap::holding(&[mounts, other_mounts])?;
+fn maps(either: bool) {
+    let netns = Netns::new();
+    let cgroup = Cgroup::new();
+    let (mut both, mounts) = client_with_mounts("both", &netns, Some(&cgroup));
+    let (mut only_cgroup, _) = client_with_mounts("cgroup", &netns, Some(&cgroup));
+    let (mut only_mounts, other_mounts) = client_with_mounts("mounts", &netns, None);
+    let (mut neither, _) = client_with_mounts("neither", &netns, None);
+    let cgroups = Pin::holding(&[cgroup.id()]);
+    let mntns = Pin::holding(&[mounts, other_mounts]);
     let tracer = trace(&netns, |f| {
         f.cgroup_map = Some(cgroups.path().into());
         f.mntns_map = Some(mntns.path().into());
         f.either_map = either;
-    })?;
+    });
     let mut wanted = Vec::new();
     for (actor, passes) in [
         (&mut both, true),
@@ -243,13 +226,12 @@ fn maps(either: bool) -> Result<()> {
         (&mut only_mounts, either),
         (&mut neither, false),
     ] {
-        let at = actor.address("connect-self c")?;
-        actor.ask("close c")?;
+        let at = actor.address("connect-self c");
+        actor.ask("close c");
         if passes {
             let connect = Want::connect(actor, at, at);
             wanted.extend([connect.clone(), connect.close(Local)]);
         }
     }
-    tracer.said_exactly(&wanted)?;
-    Ok(())
+    tracer.said_exactly(&wanted);
 }

@@ -1,15 +1,14 @@
 //! Which process a connection belongs to when several have a hand in it.
 
-use anyhow::{Result, ensure};
-use tcptracer::event::Reason::{Local, Remote};
+use tcptracer_event::Reason::{Local, Remote};
+use tcptracer_testing::{Actor, Cgroup, Netns, Test};
 
-use super::Case;
 use super::ends::Pair;
-use crate::actor::{Actor, Start, server_and_client};
+use super::filters::in_cgroup;
+use super::server_and_client;
 use crate::trace::{Trace, Want};
-use crate::world::NetNs;
 
-pub const CASES: &[Case] = &[
+pub const CASES: &[Test] = &[
     (
         "child_closes_what_it_inherited",
         child_closes_what_it_inherited,
@@ -21,128 +20,111 @@ pub const CASES: &[Case] = &[
     ("event_carries_the_process", event_carries_the_process),
 ];
 
-fn child_closes_what_it_inherited() -> Result<()> {
-    let netns = NetNs::new()?;
-    let mut p = Pair::new(&netns)?;
-    let child = p.server.spawn("child", "a")?;
-    p.server.ask("close a")?;
-    p.server.tell("child", "close a")?;
-    p.client.ask("eof c")?;
-    p.client.ask("close c")?;
+fn child_closes_what_it_inherited() {
+    let netns = Netns::new();
+    let mut p = Pair::new(&netns);
+    let child = p.server.spawn("child", "a");
+    p.server.ask("close a");
+    p.server.tell("child", "close a");
+    p.client.ask("eof c");
+    p.client.ask("close c");
     let client = p.connect.close(Remote);
     let server = p.accept.close(Local).closer(child, "child");
     p.ended(client, server)
 }
 
-fn worker_accepts() -> Result<()> {
-    let netns = NetNs::new()?;
-    let mut master = Actor::new("master", &netns)?;
-    let mut client = Actor::new("client", &netns)?;
-    let trace = Trace::of(&netns)?;
+fn worker_accepts() {
+    let netns = Netns::new();
+    let mut master = Actor::inside(&netns, "master");
+    let mut client = Actor::inside(&netns, "client");
+    let trace = Trace::of(&netns);
 
-    let at = master.address("listen l 127.0.0.1:0")?;
-    let worker = master.spawn("worker", "l")?;
-    let from = client.address(&format!("connect c {at}"))?;
-    master.tell("worker", "accept a l")?;
-    master.tell("worker", "close a")?;
-    client.ask("eof c")?;
-    client.ask("close c")?;
+    let at = master.address("listen l 127.0.0.1:0");
+    let worker = master.spawn("worker", "l");
+    let from = client.address(&format!("connect c {at}"));
+    master.tell("worker", "accept a l");
+    master.tell("worker", "close a");
+    client.ask("eof c");
+    client.ask("close c");
 
     let connect = Want::connect(&client, from, at);
     let accept = Want::accept(&master, at, from).by(worker, "worker");
-    trace.said_exactly(&Want::life(&connect, &accept, [Remote, Local]))?;
-    Ok(())
+    trace.said_exactly(&Want::life(&connect, &accept, [Remote, Local]));
 }
 
-fn receiver_closes() -> Result<()> {
-    let netns = NetNs::new()?;
-    let mut p = Pair::new(&netns)?;
+fn receiver_closes() {
+    let netns = Netns::new();
+    let mut p = Pair::new(&netns);
     // It inherits something else, and is given the socket later.
-    let receiver = p.server.spawn("receiver", "l")?;
-    p.server.ask("give receiver a")?;
-    p.server.ask("close a")?;
-    p.server.tell("receiver", "close a")?;
-    p.client.ask("eof c")?;
-    p.client.ask("close c")?;
+    let receiver = p.server.spawn("receiver", "l");
+    p.server.ask("give receiver a");
+    p.server.ask("close a");
+    p.server.tell("receiver", "close a");
+    p.client.ask("eof c");
+    p.client.ask("close c");
     let client = p.connect.close(Remote);
     let server = p.accept.close(Local).closer(receiver, "receiver");
     p.ended(client, server)
 }
 
-fn thread_connects() -> Result<()> {
-    let netns = NetNs::new()?;
-    let (mut server, mut client) = server_and_client(&netns)?;
-    let trace = Trace::of(&netns)?;
+fn thread_connects() {
+    let netns = Netns::new();
+    let (mut server, mut client) = server_and_client(&netns);
+    let trace = Trace::of(&netns);
 
-    let at = server.address("listen l 127.0.0.1:0")?;
-    let from = client.address(&format!("connect-as worker c {at}"))?;
-    server.ask("accept a l")?;
-    client.ask("close c")?;
-    server.ask("eof a")?;
-    server.ask("close a")?;
+    let at = server.address("listen l 127.0.0.1:0");
+    let from = client.address(&format!("connect-as worker c {at}"));
+    server.ask("accept a l");
+    client.ask("close c");
+    server.ask("eof a");
+    server.ask("close a");
 
-    let connect = Want::connect(&client, from, at).by(client.pid, "worker");
+    let connect = Want::connect(&client, from, at).by(client.pid(), "worker");
     let accept = Want::accept(&server, at, from);
     let events = trace.said_exactly(&[
         connect.clone(),
         accept.clone(),
-        connect.close(Local).closer(client.pid, "client"),
+        connect.close(Local).closer(client.pid(), "client"),
         accept.close(Remote),
-    ])?;
+    ]);
     for event in events.iter().filter(|e| e.remote == at) {
-        ensure!(event.owner.tid != event.owner.pid, "{event:?}");
+        assert!(event.owner.tid != event.owner.pid, "{event:?}");
     }
-    Ok(())
 }
 
 /// The socket stays where it was made, whatever namespace its process is in.
-fn socket_of_another_namespace() -> Result<()> {
-    let (home, away) = (NetNs::new()?, NetNs::new()?);
-    let mut p = Pair::new(&home)?;
-    let elsewhere = Trace::of(&away)?;
-    p.client.ask(&format!("netns {}", away.path()))?;
-    p.client.ask("send c 3")?;
-    p.server.ask("recv a 3")?;
-    p.client.ask("close c")?;
-    p.server.ask("eof a")?;
-    p.server.ask("close a")?;
+fn socket_of_another_namespace() {
+    let (home, away) = (Netns::new(), Netns::new());
+    let mut p = Pair::new(&home);
+    let elsewhere = Trace::of(&away);
+    p.client.ask(&format!("netns {}", away.path()));
+    p.client.ask("send c 3");
+    p.server.ask("recv a 3");
+    p.client.ask("close c");
+    p.server.ask("eof a");
+    p.server.ask("close a");
     let client = p.connect.close(Local).bytes(3, 0);
     let server = p.accept.close(Remote).bytes(0, 3);
-    elsewhere.said_exactly(&[])?;
-    let inode = home.inode()?;
-    let events = p
-        .trace
-        .said_exactly(&[p.connect, p.accept, client, server])?;
-    ensure!(events.iter().all(|e| e.netns == inode));
-    Ok(())
+    elsewhere.said_exactly(&[]);
+    let events = p.trace.said_exactly(&[p.connect, p.accept, client, server]);
+    assert!(events.iter().all(|e| u64::from(e.netns) == home.inode));
 }
 
-fn event_carries_the_process() -> Result<()> {
-    let netns = NetNs::new()?;
-    let cgroup = crate::world::Cgroup::new()?;
-    let mut server = Actor::new("server", &netns)?;
-    let mut client = Actor::start(
-        "client",
-        &Start {
-            netns: Some(&netns),
-            cgroup: Some(cgroup.path()),
-            own_mounts: true,
-        },
-    )?;
-    let mut trace = Trace::of(&netns)?;
-    let at = server.address("listen l 127.0.0.1:0")?;
-    client.ask(&format!("connect c {at}"))?;
-    let event = trace.wait_for("the connect", |e| e.remote == at)?;
-    let mntns = std::fs::metadata(format!("/proc/{}/ns/mnt", client.pid))?;
-    ensure!(event.owner.cgroup_id == cgroup.id()?, "{event:?}");
-    ensure!(
-        u64::from(event.owner.mntns) == std::os::unix::fs::MetadataExt::ino(&mntns),
+fn event_carries_the_process() {
+    let netns = Netns::new();
+    let cgroup = Cgroup::new();
+    let mut server = Actor::inside(&netns, "server");
+    let mut client = in_cgroup("client", &netns, &cgroup);
+    let mntns = client.leave_mounts();
+    let mut trace = Trace::of(&netns);
+    let at = server.address("listen l 127.0.0.1:0");
+    client.ask(&format!("connect c {at}"));
+    let event = trace.wait_for("the connect", |e| e.remote == at);
+    assert!(event.owner.cgroup_id == cgroup.id(), "{event:?}");
+    assert!(u64::from(event.owner.mntns) == mntns, "{event:?}");
+    assert!(
+        event.owner.uid == rustix::process::getuid().as_raw(),
         "{event:?}"
     );
-    ensure!(
-        event.owner.uid == nix::unistd::getuid().as_raw(),
-        "{event:?}"
-    );
-    ensure!(event.owner.tid == client.pid, "{event:?}");
-    Ok(())
+    assert!(event.owner.tid == client.pid(), "{event:?}");
 }

@@ -1,17 +1,14 @@
 //! Accepts that no system call shows.
 
-use anyhow::{Result, bail, ensure};
 use tcptracer::bpf::Plan;
-use tcptracer::event::Reason::{Local, Remote};
-use tcptracer::event::Source;
+use tcptracer_event::Reason::{Local, Remote};
+use tcptracer_event::Source;
+use tcptracer_testing::{Netns, Test, absent, knows_multishot};
 
-use super::Case;
-use crate::actor::server_and_client;
-use crate::ring::Ring;
+use super::server_and_client;
 use crate::trace::{Trace, Want};
-use crate::world::{Absent, NetNs};
 
-pub const CASES: &[Case] = &[
+pub const CASES: &[Test] = &[
     ("io_uring_accept", || accepts("plain", false, false)),
     ("io_uring_accept_multishot", || {
         accepts("plain", true, false)
@@ -30,62 +27,59 @@ const HOOK: &str = "tp/io_uring/io_uring_complete";
 
 /// Until the hook is attached, who listens is said to have accepted; then it is who really did. It
 /// is the same process here, so only the source may change, and only once.
-fn accepts(kind: &str, multishot: bool, old_listener: bool) -> Result<()> {
-    if multishot && !Ring::knows_multishot()? {
-        bail!(Absent("multishot accept"));
+fn accepts(kind: &str, multishot: bool, old_listener: bool) {
+    if multishot && !knows_multishot() {
+        absent("multishot accept");
     }
-    let netns = NetNs::new()?;
-    let (mut server, mut client) = server_and_client(&netns)?;
-    let before = old_listener
-        .then(|| server.address("listen l 127.0.0.1:0"))
-        .transpose()?;
-    let mut trace = Trace::of(&netns)?;
+    let netns = Netns::new();
+    let (mut server, mut client) = server_and_client(&netns);
+    let before = old_listener.then(|| server.address("listen l 127.0.0.1:0"));
+    let mut trace = Trace::of(&netns);
     // It is not even loaded where fexit sees these accepts.
     let Plan {
         io_uring_accept, ..
     } = trace.plan();
     let later = io_uring_accept.then(|| "attached once it is needed".into());
-    ensure!(trace.why_not_attached(HOOK) == later);
+    assert!(trace.why_not_attached(HOOK) == later);
     let at = match before {
         Some(at) => at,
-        None => server.address("listen l 127.0.0.1:0")?,
+        None => server.address("listen l 127.0.0.1:0"),
     };
-    server.ask(&format!("ring {kind}"))?;
+    server.ask(&format!("ring {kind}"));
     let mut wanted = Vec::new();
     let mut sources = Vec::new();
     for _ in 0..ROUNDS {
-        let from = client.address(&format!("connect c {at}"))?;
+        let from = client.address(&format!("connect c {at}"));
         match multishot {
-            true => server.ask("ring-multishot l a")?,
-            false => server.ask("ring-accept a l")?,
+            true => server.ask("ring-multishot l a"),
+            false => server.ask("ring-accept a l"),
         };
-        client.ask("close c")?;
-        server.ask("eof a")?;
-        server.ask("close a")?;
+        client.ask("close c");
+        server.ask("eof a");
+        server.ask("close a");
         if multishot {
             // Its request stays armed in the ring and would take the next connection.
-            server.ask(&format!("ring {kind}"))?;
+            server.ask(&format!("ring {kind}"));
         }
-        let accepted = trace.wait_for("the accept", |e| e.local == at && e.remote == from)?;
+        let accepted = trace.wait_for("the accept", |e| e.local == at && e.remote == from);
         trace.wait_for("its end", |e| {
             e.local == at && e.remote == from && e.counters.is_some()
-        })?;
+        });
         sources.push(accepted.source);
         let connect = Want::connect(&client, from, at);
         let accept = Want::accept(&server, at, from).source(accepted.source);
         wanted.extend(Want::life(&connect, &accept, [Local, Remote]));
     }
-    ensure!(trace.why_not_attached(HOOK).is_none());
-    trace.said_exactly(&wanted)?;
+    assert!(trace.why_not_attached(HOOK).is_none());
+    trace.said_exactly(&wanted);
     // fexit sees these accepts as well; only without it is there anything to learn.
     let changes = sources.windows(2).filter(|pair| pair[0] != pair[1]).count();
-    ensure!(changes <= 1, "{sources:?}");
-    ensure!(
+    assert!(changes <= 1, "{sources:?}");
+    assert!(
         sources
             .iter()
             .all(|s| matches!(s, Source::Listener | Source::Accept)),
         "{sources:?}"
     );
-    ensure!(sources.last() == Some(&Source::Accept), "{sources:?}");
-    Ok(())
+    assert!(sources.last() == Some(&Source::Accept), "{sources:?}");
 }

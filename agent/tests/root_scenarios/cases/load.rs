@@ -3,25 +3,21 @@
 use std::collections::HashSet;
 use std::env;
 use std::fs;
-use std::path::Path;
-use std::thread::{self, available_parallelism};
+use std::thread::available_parallelism;
 
-use anyhow::{Context, Result, ensure};
-use nix::mount::{MsFlags, mount, umount};
-use nix::sched::{CloneFlags, unshare};
+use rustix::mount::{MountFlags, mount};
 use rustix::process::setpriority_process;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tcptracer::bpf::Config;
-use tcptracer::event::Kind::{Accept, Close, Connect};
-use tcptracer::event::Losses;
+use tcptracer_event::Kind::{Accept, Close, Connect};
+use tcptracer_event::Losses;
+use tcptracer_testing::{Actor, Netns, Test, aside, own_mounts};
 
-use super::Case;
 use super::accepts::one_connection;
-use crate::actor::{Actor, server_and_client};
-use crate::trace::{Trace, of};
-use crate::world::{NetNs, wait_for};
+use super::server_and_client;
+use crate::trace::{Said, Trace, of};
 
-pub const CASES: &[Case] = &[
+pub const CASES: &[Test] = &[
     ("refused_by_the_thousand", refused_by_the_thousand),
     ("storm", || storm(false)),
     ("storm_with_packets_steered_to_the_other_cpu", || {
@@ -31,68 +27,65 @@ pub const CASES: &[Case] = &[
     ("state_map_is_full", state_map_is_full),
 ];
 
-fn refused_by_the_thousand() -> Result<()> {
-    let netns = NetNs::new()?;
-    let (mut server, mut client) = server_and_client(&netns)?;
-    let trace = Trace::of(&netns)?;
-    let at = server.address("listen l 127.0.0.1:0")?;
-    let refused = server.address("listen m 127.0.0.1:0")?;
-    server.ask("close m")?;
-    client.ask(&format!("refused 12000 {refused}"))?;
+fn refused_by_the_thousand() {
+    let netns = Netns::new();
+    let (mut server, mut client) = server_and_client(&netns);
+    let trace = Trace::of(&netns);
+    let at = server.address("listen l 127.0.0.1:0");
+    let refused = server.address("listen m 127.0.0.1:0");
+    server.ask("close m");
+    client.ask(&format!("refused 12000 {refused}"));
     client.ask(&format!(
         "refused 2000 [::ffff:127.0.0.1]:{}",
         refused.port()
-    ))?;
-    let wanted = one_connection(&mut server, &mut client, at, |s| s.ask("accept a l"))?;
-    trace.said_exactly(&wanted)?;
-    Ok(())
+    ));
+    let wanted = one_connection(&mut server, &mut client, at, |s| s.ask("accept a l"));
+    trace.said_exactly(&wanted);
 }
 
 /// Has each packet on loopback handled by all CPUs in turn of their flow's hash, so that softirq
 /// finds other processes being traced.
-fn steer_packets(netns: &NetNs) -> Result<()> {
-    let mask = format!("{:x}", (1u32 << available_parallelism()?.get().min(31)) - 1);
-    netns.inside(|| {
+fn steer_packets(netns: &Netns) {
+    let cpus = available_parallelism().expect("a number of CPUs").get();
+    let mask = format!("{:x}", (1u32 << cpus.min(31)) - 1);
+    netns.enter(|| {
         // sysfs shows the namespace that it is mounted in.
-        unshare(CloneFlags::CLONE_NEWNS)?;
-        let none = None::<&Path>;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-        mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none)?;
-        fs::write("/sys/class/net/lo/queues/rx-0/rps_cpus", mask)?;
-        umount("/sys")?;
-        Ok(())
-    })
+        own_mounts(|| {
+            mount("sysfs", "/sys", "sysfs", MountFlags::empty(), None).expect("a sysfs");
+            fs::write("/sys/class/net/lo/queues/rx-0/rps_cpus", mask).expect("packets are steered");
+        });
+    });
 }
 
-fn storm(steered: bool) -> Result<()> {
+fn storm(steered: bool) {
     const PAIRS: usize = 4;
     // Emulated processors take too long for as many.
     let each = match env::var("STORM_CONNECTIONS") {
-        Ok(connections) => connections.parse::<usize>()? / PAIRS,
+        Ok(connections) => connections.parse::<usize>().expect("a number") / PAIRS,
         Err(_) => 10_000,
     };
-    let netns = NetNs::new()?;
+    let netns = Netns::new();
     if steered {
-        steer_packets(&netns)?;
+        steer_packets(&netns);
     }
     let mut actors = Vec::new();
     for i in 0..PAIRS {
-        let mut server = Actor::new(&format!("server{i}"), &netns)?;
-        let client = Actor::new(&format!("client{i}"), &netns)?;
-        let at = server.address("listen l 127.0.0.1:0")?;
+        let mut server = Actor::inside(&netns, &format!("server{i}"));
+        let client = Actor::inside(&netns, &format!("client{i}"));
+        let at = server.address("listen l 127.0.0.1:0");
         actors.push((server, client, at));
     }
-    let trace = Trace::of(&netns)?;
+    let trace = Trace::of(&netns);
     let twice = trace.plan().twice;
     for (server, client, at) in &mut actors {
-        server.begin(&format!("serve {each} l"))?;
-        client.begin(&format!("clients {each} {at}"))?;
+        server.begin(&format!("serve {each} l"));
+        client.begin(&format!("clients {each} {at}"));
     }
     let made = PAIRS * each;
-    let said = trace.stop_after(4 * made)?;
+    let said = trace.stop_after(4 * made);
     for (server, client, _) in &mut actors {
-        server.answer()?;
-        client.answer()?;
+        server.answer();
+        client.answer();
     }
 
     let skipped = said.losses.skipped_runs;
@@ -106,9 +99,9 @@ fn storm(steered: bool) -> Result<()> {
     // That none comes twice was checked when the trace was stopped. What is missing has to be
     // accounted for by runs that the kernel skipped, and by nothing else.
     let missing = ((4 * made) - (connects + accepts + closes)) as u64;
-    ensure!(missing <= skipped, "{missing} missing, {skipped} skipped");
-    ensure!(said.losses.untracked <= missing, "{:?}", said.losses);
-    ensure!(
+    assert!(missing <= skipped, "{missing} missing, {skipped} skipped");
+    assert!(said.losses.untracked <= missing, "{:?}", said.losses);
+    assert!(
         said.losses
             == Losses {
                 skipped_runs: skipped,
@@ -119,66 +112,67 @@ fn storm(steered: bool) -> Result<()> {
         said.losses
     );
     // Only where tasks are preempted in tracepoints can all of a connection's runs be skipped.
-    ensure!(connects == made || twice, "{connects} connects");
+    assert!(connects == made || twice, "{connects} connects");
     for (server, client, at) in &actors {
         for event in said.events.iter().filter(|e| e.remote == *at) {
-            ensure!(event.owner.pid == client.pid, "{event:?}");
+            assert!(event.owner.pid == client.pid(), "{event:?}");
         }
         for event in said.events.iter().filter(|e| e.local == *at) {
-            ensure!(event.owner.pid == server.pid, "{event:?}");
+            assert!(event.owner.pid == server.pid(), "{event:?}");
         }
     }
-    Ok(())
 }
 
 /// Runs `f` on a thread whose threads and processes share one CPU.
-fn on_one_cpu(f: impl FnOnce() -> Result<()> + Send) -> Result<()> {
-    thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                let allowed = sched_getaffinity(None)?;
-                let first = (0..CpuSet::MAX_CPU).find(|&cpu| allowed.is_set(cpu));
-                let mut only = CpuSet::new();
-                only.set(first.context("no CPU")?);
-                sched_setaffinity(None, &only)?;
-                f()
-            })
-            .join()
-            .map_err(|_| anyhow::anyhow!("the thread panicked"))?
-    })
+fn on_one_cpu(f: impl FnOnce() + Send) {
+    aside(|| {
+        let allowed = sched_getaffinity(None).expect("some CPUs");
+        let first = (0..CpuSet::MAX_CPU).find(|&cpu| allowed.is_set(cpu));
+        let mut only = CpuSet::new();
+        only.set(first.expect("a CPU"));
+        sched_setaffinity(None, &only).expect("it may run there");
+        f();
+    });
 }
 
 /// The reader gets what the actors, one of which can always run, leave of the only CPU.
-fn ring_overflows() -> Result<()> {
+fn ring_overflows() {
     const MADE: usize = 3000;
-    let netns = NetNs::new()?;
-    let (mut server, mut client) = server_and_client(&netns)?;
-    setpriority_process(None, 19)?;
-    let trace = Trace::with(Config {
-        filter: of(&netns)?,
+    let netns = Netns::new();
+    let (mut server, mut client) = server_and_client(&netns);
+    setpriority_process(None, 19).expect("it can be nice");
+    let mut trace = Trace::with(Config {
+        filter: of(&netns),
         ring_bytes: 4096,
         ..Config::default()
-    })?;
-    let at = server.address("listen l 127.0.0.1:0")?;
-    server.begin(&format!("serve {MADE} l"))?;
-    client.ask(&format!("clients {MADE} {at}"))?;
-    server.answer()?;
-    // The last of the client's sockets may be in TIME_WAIT or not; both have reached CLOSE.
-    let said = trace.stop_after(0)?;
+    });
+    let at = server.address("listen l 127.0.0.1:0");
+    server.begin(&format!("serve {MADE} l"));
+    client.ask(&format!("clients {MADE} {at}"));
+    server.answer();
+    // The last ones may be waiting for the acknowledgement of their FINs. In TIME_WAIT they have reached CLOSE.
+    netns.wait_until_closed();
+    let events = all_or_lost(trace.flush(), 4 * MADE);
+    let said = trace.stop_after(0);
+    assert!(all_or_lost(&said, 4 * MADE) == events);
+}
+
+/// So many events were made, and each came or was lost; returns how many came.
+fn all_or_lost(said: &Said, made: usize) -> usize {
     let Losses {
         ring_full,
         queue_full,
         skipped_runs,
         ..
     } = said.losses;
-    ensure!(ring_full > 0, "{:?}", said.losses);
-    ensure!(
-        said.events.len() as u64 + ring_full + queue_full == 4 * MADE as u64,
+    assert!(ring_full > 0, "{:?}", said.losses);
+    assert!(
+        said.events.len() as u64 + ring_full + queue_full == made as u64,
         "{} came, {:?}",
         said.events.len(),
         said.losses
     );
-    ensure!(
+    assert!(
         said.losses
             == Losses {
                 ring_full,
@@ -189,48 +183,45 @@ fn ring_overflows() -> Result<()> {
         "{:?}",
         said.losses
     );
-    Ok(())
+    said.events.len()
 }
 
-fn state_map_is_full() -> Result<()> {
-    let netns = NetNs::new()?;
-    let (mut server, mut client) = server_and_client(&netns)?;
+fn state_map_is_full() {
+    let netns = Netns::new();
+    let (mut server, mut client) = server_and_client(&netns);
     let mut trace = Trace::with(Config {
-        filter: of(&netns)?,
+        filter: of(&netns),
         max_connections: 8,
         ..Config::default()
-    })?;
-    let at = server.address("listen l 127.0.0.1:0")?;
+    });
+    let at = server.address("listen l 127.0.0.1:0");
     for i in 0..32 {
-        client.ask(&format!("connect c{i} {at}"))?;
-        server.ask(&format!("accept a{i} l"))?;
+        client.ask(&format!("connect c{i} {at}"));
+        server.ask(&format!("accept a{i} l"));
     }
     for i in 0..32 {
-        client.ask(&format!("close c{i}"))?;
-        server.ask(&format!("eof a{i}"))?;
-        server.ask(&format!("close a{i}"))?;
+        client.ask(&format!("close c{i}"));
+        server.ask(&format!("eof a{i}"));
+        server.ask(&format!("close a{i}"));
     }
     // There is room again.
-    let from = client.address(&format!("connect c {at}"))?;
-    server.ask("accept a l")?;
-    client.ask("close c")?;
-    server.ask("eof a")?;
-    server.ask("close a")?;
+    let from = client.address(&format!("connect c {at}"));
+    server.ask("accept a l");
+    client.ask("close c");
+    server.ask("eof a");
+    server.ask("close a");
     for local in [from, at] {
         trace.wait_for("the last close", |e| {
             e.kind == Close && e.local == local && (e.remote == from || e.remote == at)
-        })?;
+        });
     }
     // An earlier connection may be waiting for the acknowledgement of its last FIN.
-    wait_for(
-        "every end",
-        || Ok(has_no_connections(&netns)?.then_some(())),
-    )?;
-    let said = trace.stop_after(0)?;
+    netns.wait_until_closed();
+    let said = trace.stop_after(0);
     // Of the 64 ends, 8 were followed.
-    ensure!(said.losses.map_full == 56, "{:?}", said.losses);
-    ensure!(said.losses.untracked == 56, "{:?}", said.losses);
-    ensure!(said.losses.events() == 0, "{:?}", said.losses);
+    assert!(said.losses.map_full == 56, "{:?}", said.losses);
+    assert!(said.losses.untracked == 56, "{:?}", said.losses);
+    assert!(said.losses.events() == 0, "{:?}", said.losses);
     let opened: HashSet<_> = said
         .events
         .iter()
@@ -243,17 +234,6 @@ fn state_map_is_full() -> Result<()> {
         .filter(|e| e.kind == Close)
         .map(|e| e.id)
         .collect();
-    ensure!(opened == closed, "opened {opened:?}\nclosed {closed:?}");
-    ensure!(opened.len() == 10, "{opened:?}");
-    Ok(())
-}
-
-/// Whether no socket is there but those that listen, and what is in TIME_WAIT.
-fn has_no_connections(netns: &NetNs) -> Result<bool> {
-    let sockets = netns.inside(|| Ok(fs::read_to_string("/proc/thread-self/net/tcp")?))?;
-    let mut states = sockets
-        .lines()
-        .skip(1)
-        .filter_map(|l| l.split_whitespace().nth(3));
-    Ok(states.all(|state| state == "0A" || state == "06"))
+    assert!(opened == closed, "opened {opened:?}\nclosed {closed:?}");
+    assert!(opened.len() == 10, "{opened:?}");
 }

@@ -10,28 +10,35 @@ mod lifecycle;
 mod load;
 mod lossy;
 mod odd;
+mod polled;
 mod snapshot;
+mod strangers;
 
-use anyhow::Result;
+use tcptracer_testing::{Actor, Netns, Test};
 
-/// A scenario: its name and what it does.
-pub type Case = (&'static str, fn() -> Result<()>);
+/// The name of a scenario is enough.
+pub const ALL: &[(&str, &[Test])] = &[
+    ("", lifecycle::CASES),
+    ("", ends::CASES),
+    ("", identity::CASES),
+    ("", accepts::CASES),
+    ("", odd::CASES),
+    ("", polled::CASES),
+    ("", strangers::CASES),
+    ("", snapshot::CASES),
+    ("", io_uring::CASES),
+    ("", filters::CASES),
+    ("", cgroups::CASES),
+    ("", load::CASES),
+];
 
 /// Those that need what not every kernel has.
-pub const OPTIONAL: &[Case] = lossy::CASES;
+pub const OPTIONAL: &[(&str, &[Test])] = &[("", lossy::CASES)];
 
-pub fn all() -> Vec<Case> {
-    [
-        lifecycle::CASES,
-        ends::CASES,
-        identity::CASES,
-        accepts::CASES,
-        odd::CASES,
-        snapshot::CASES,
-        io_uring::CASES,
-        filters::CASES,
-        cgroups::CASES,
-        load::CASES,
-    ]
-    .concat()
+/// The two that most scenarios have.
+fn server_and_client(netns: &Netns) -> (Actor, Actor) {
+    (
+        Actor::inside(netns, "server"),
+        Actor::inside(netns, "client"),
+    )
 }

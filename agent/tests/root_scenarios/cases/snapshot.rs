@@ -1,16 +1,15 @@
 //! Connections that are older than the tracer.
 
-use anyhow::Result;
 use tcptracer::bpf::Config;
-use tcptracer::event::Kind;
-use tcptracer::event::Reason::{Local, Remote};
+use tcptracer_event::Kind;
+use tcptracer_event::Reason::{Local, Remote};
+use tcptracer_testing::{Actor, Netns, Test};
 
-use super::Case;
-use crate::actor::{Actor, server_and_client};
+use super::server_and_client;
+use crate::links::linked;
 use crate::trace::{Trace, Want, of, same};
-use crate::world::{NetNs, linked};
 
-pub const CASES: &[Case] = &[
+pub const CASES: &[Test] = &[
     ("open_before_the_start", || open_before_the_start(false)),
     ("open_before_the_start_and_listed", || {
         open_before_the_start(true)
@@ -20,25 +19,25 @@ pub const CASES: &[Case] = &[
     ("half_closed_before_the_start", half_closed_before_the_start),
 ];
 
-fn open_before_the_start(existing: bool) -> Result<()> {
-    let netns = NetNs::new()?;
-    let (mut server, mut client) = server_and_client(&netns)?;
-    let at = server.address("listen l 127.0.0.1:0")?;
-    let from = client.address(&format!("connect c {at}"))?;
-    server.ask("accept a l")?;
-    client.ask("send c 11")?;
-    server.ask("recv a 11")?;
+fn open_before_the_start(existing: bool) {
+    let netns = Netns::new();
+    let (mut server, mut client) = server_and_client(&netns);
+    let at = server.address("listen l 127.0.0.1:0");
+    let from = client.address(&format!("connect c {at}"));
+    server.ask("accept a l");
+    client.ask("send c 11");
+    server.ask("recv a 11");
 
     let trace = Trace::with(Config {
-        filter: of(&netns)?,
+        filter: of(&netns),
         existing,
         ..Config::default()
-    })?;
-    server.ask("send a 5")?;
-    client.ask("recv c 5")?;
-    client.ask("close c")?;
-    server.ask("eof a")?;
-    server.ask("close a")?;
+    });
+    server.ask("send a 5");
+    client.ask("recv c 5");
+    client.ask("close c");
+    server.ask("eof a");
+    server.ask("close a");
 
     let connect = Want::connect(&client, from, at).snapshot();
     let accept = Want::accept(&server, at, from).snapshot();
@@ -50,41 +49,39 @@ fn open_before_the_start(existing: bool) -> Result<()> {
         wanted.push(connect.existing().bytes(11, 0));
         wanted.push(accept.existing().bytes(0, 11));
     }
-    trace.said_exactly(&wanted)?;
-    Ok(())
+    trace.said_exactly(&wanted);
 }
 
 /// It is in SYN_SENT at the start, because no answer comes back.
-fn connecting_before_the_start() -> Result<()> {
-    let (near, far) = linked()?;
+fn connecting_before_the_start() {
+    let (near, far) = linked();
     // The client sends its SYN again after a second, and then the answer finds its way.
-    far.ip(&["route", "replace", "blackhole", "192.0.2.1/32"])?;
-    let mut server = Actor::new("server", &far)?;
-    let mut client = Actor::new("client", &near)?;
-    let at = server.address("listen l 192.0.2.2:0")?;
-    client.ask(&format!("connect c {at} nonblocking"))?;
+    far.ip(&["route", "replace", "blackhole", "192.0.2.1/32"]);
+    let mut server = Actor::inside(&far, "server");
+    let mut client = Actor::inside(&near, "client");
+    let at = server.address("listen l 192.0.2.2:0");
+    client.ask(&format!("connect c {at} nonblocking"));
 
-    let trace = Trace::of(&near)?;
-    far.ip(&["route", "del", "blackhole", "192.0.2.1/32"])?;
-    let from = client.address("connected c")?;
-    client.ask("close c")?;
-    server.ask("accept a l")?;
-    server.ask("eof a")?;
-    server.ask("close a")?;
+    let trace = Trace::of(&near);
+    far.ip(&["route", "del", "blackhole", "192.0.2.1/32"]);
+    let from = client.address("connected c");
+    client.ask("close c");
+    server.ask("accept a l");
+    server.ask("eof a");
+    server.ask("close a");
     let connect = Want::connect(&client, from, at);
-    trace.said_exactly(&[connect.clone(), connect.close(Local)])?;
-    Ok(())
+    trace.said_exactly(&[connect.clone(), connect.close(Local)]);
 }
 
-fn open_in_several_namespaces() -> Result<()> {
+fn open_in_several_namespaces() {
     let mut ends = Vec::new();
     let mut wanted = Vec::new();
     for _ in 0..2 {
-        let netns = NetNs::new()?;
-        let (mut server, mut client) = server_and_client(&netns)?;
-        let at = server.address("listen l 127.0.0.1:0")?;
-        let from = client.address(&format!("connect c {at}"))?;
-        server.ask("accept a l")?;
+        let netns = Netns::new();
+        let (mut server, mut client) = server_and_client(&netns);
+        let at = server.address("listen l 127.0.0.1:0");
+        let from = client.address(&format!("connect c {at}"));
+        server.ask("accept a l");
         let connect = Want::connect(&client, from, at).snapshot();
         let accept = Want::accept(&server, at, from).snapshot();
         wanted.extend([
@@ -97,40 +94,39 @@ fn open_in_several_namespaces() -> Result<()> {
     let mut trace = Trace::with(Config {
         existing: true,
         ..Config::default()
-    })?;
+    });
     for (_, server, client) in &mut ends {
-        client.ask("close c")?;
-        server.ask("eof a")?;
-        server.ask("close a")?;
+        client.ask("close c");
+        server.ask("eof a");
+        server.ask("close a");
     }
     // This one sees the whole host, so only what these processes did counts.
     let ours: Vec<u32> = ends
         .iter()
-        .flat_map(|(_, server, client)| [server.pid, client.pid])
+        .flat_map(|(_, server, client)| [server.pid(), client.pid()])
         .collect();
     for &pid in &ours {
-        trace.wait_for("the close", |e| e.owner.pid == pid && e.kind == Kind::Close)?;
+        trace.wait_for("the close", |e| e.owner.pid == pid && e.kind == Kind::Close);
     }
-    let said = trace.stop_after(0)?;
+    let said = trace.stop_after(0);
     let of_ours = said.events.iter().filter(|e| ours.contains(&e.owner.pid));
     same(of_ours.map(Want::from), wanted)
 }
 
-fn half_closed_before_the_start() -> Result<()> {
-    let netns = NetNs::new()?;
-    let (mut server, mut client) = server_and_client(&netns)?;
-    let at = server.address("listen l 127.0.0.1:0")?;
-    let from = client.address(&format!("connect c {at}"))?;
-    server.ask("accept a l")?;
-    client.ask("shutdown c")?;
-    server.ask("eof a")?;
-    let trace = Trace::of(&netns)?;
-    server.ask("close a")?;
-    client.ask("eof c")?;
-    client.ask("close c")?;
+fn half_closed_before_the_start() {
+    let netns = Netns::new();
+    let (mut server, mut client) = server_and_client(&netns);
+    let at = server.address("listen l 127.0.0.1:0");
+    let from = client.address(&format!("connect c {at}"));
+    server.ask("accept a l");
+    client.ask("shutdown c");
+    server.ask("eof a");
+    let trace = Trace::of(&netns);
+    server.ask("close a");
+    client.ask("eof c");
+    client.ask("close c");
     // Who sent the client's FIN was not seen.
     let connect = Want::connect(&client, from, at).snapshot();
     let accept = Want::accept(&server, at, from).snapshot();
-    trace.said_exactly(&[connect.close(Local).no_closer(), accept.close(Remote)])?;
-    Ok(())
+    trace.said_exactly(&[connect.close(Local).no_closer(), accept.close(Remote)]);
 }

@@ -1,0 +1,351 @@
+/*!
+Who gets which event: subscribers, their queues, and a bounded history.
+
+One task owns the [`Hub`] and never waits for anyone. A subscriber has a queue with room for so many
+events and messages; what does not fit is counted and told to it, in its place in the stream, as soon as
+there is room.
+An event is numbered and encoded once, and everybody gets the same bytes.
+*/
+
+mod history;
+mod subscriber;
+#[cfg(test)]
+mod tests;
+
+pub use subscriber::Subscription;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use tcptracer_event::{LossSource, Nanos};
+use tcptracer_proto::EncodedEvent;
+
+use crate::filter::Matcher;
+use crate::identity::Attributed;
+use history::{Entry, History, Published};
+use subscriber::Subscriber;
+
+/// Events in one message, at most.
+const BATCH: usize = 512;
+
+/// So much was lost there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Where.
+    pub source: LossSource,
+    /// How much since the last time.
+    pub count: u64,
+}
+
+/// A place in the stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The last event before it.
+    pub sequence: u64,
+    /// What everybody was told to have lost before it, in all.
+    pub lost: u64,
+}
+
+/// Another subscriber goes by that id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken;
+
+/// How the node fares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The pods are known.
+    pub pods_synced: bool,
+    /// Why the source of pods does not answer.
+    pub pods_error: Option<String>,
+    /// What goes unseen.
+    pub shortcomings: Vec<String>,
+}
+
+/// What to send of the past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Past {
+    /// Nothing.
+    None,
+    /// Events at this time or later.
+    Since(Nanos),
+    /// So many of the latest that pass.
+    Last(usize),
+    /// What came after this.
+    After(Position),
+}
+
+/// What a subscriber gets.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// Events, in order.
+    Events(Vec<EncodedEvent>),
+    /// Something was lost here, and where to resume behind it; not given if more that was lost there follows.
+    Lost(Loss, Option<Position>),
+    /// How the node fares, where that is, and whether what follows is new.
+    Status(Arc<Status>, Position, bool),
+}
+
+impl Item {
+    /// How much of the queue it takes.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Events(events) => events.len(),
+            Self::Lost(..) | Self::Status(..) => 1,
+        }
+    }
+}
+
+/// Subscribers and history.
+pub struct Hub {
+    subscribers: HashMap<u64, Subscriber>,
+    next_subscriber: u64,
+    history: History,
+    max_queued: usize,
+    sequence: u64,
+    status: Arc<Status>,
+    /// What everybody was told to have lost, in all.
+    losses: BTreeMap<LossSource, u64>,
+    /// Containers for which the filter map has no room now.
+    without_room: u64,
+}
+
+impl Hub {
+    /// Keeps `max_history` events, and `max_queued` for each subscriber: at least as many.
+    pub fn new(max_history: usize, max_queued: usize) -> Self {
+        Self {
+            subscribers: HashMap::new(),
+            next_subscriber: 0,
+            history: History::new(max_history),
+            max_queued: max_queued.max(max_history),
+            sequence: 0,
+            status: Arc::default(),
+            losses: BTreeMap::new(),
+            without_room: 0,
+        }
+    }
+
+    /// The number of the last event.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Behind the last event and the last loss.
+    fn position(&self) -> Position {
+        Position {
+            sequence: self.sequence,
+            lost: self.losses.values().sum(),
+        }
+    }
+
+    /// How many subscribers there are.
+    pub fn subscribers(&self) -> usize {
+        self.subscribers.len()
+    }
+
+    /// What was lost in all, but for subscribers that were too slow.
+    pub fn losses(&self) -> impl Iterator<Item = Loss> {
+        self.losses
+            .iter()
+            .map(|(&source, &count)| Loss { source, count })
+    }
+
+    /// How many events the history holds.
+    pub fn history_len(&self) -> usize {
+        self.history.events()
+    }
+
+    /// What the subscribers want.
+    pub fn matchers(&self) -> impl Iterator<Item = &Matcher> {
+        self.subscribers.values().map(Subscriber::matcher)
+    }
+
+    /// Adds a subscriber, which first gets the status, what it wants of the past, and the status again, and then what
+    /// goes on being lost: the containers without room in the filter map, but for those of which the past told.
+    /// It goes when it drops its end, or is ended by its id, or at once after the past if that is all it wants.
+    pub fn subscribe(
+        &mut self,
+        id: Option<String>,
+        matcher: Matcher,
+        past: Past,
+        follow: bool,
+    ) -> Result<Subscription, Taken> {
+        if id.as_ref().is_some_and(|id| self.find(id).is_some()) {
+            return Err(Taken);
+        }
+        let (subscriber, subscription) = Subscriber::new(id, matcher, self.max_queued);
+        let status = |live| Item::Status(Arc::clone(&self.status), self.position(), live);
+
+        subscriber.send(status(false));
+        let told = self.send_past(&subscriber, past);
+        subscriber.send(status(true));
+        if follow {
+            let count = self.without_room.saturating_sub(told);
+            if count > 0 {
+                let source = LossSource::FilterMap;
+                let loss = Loss { source, count };
+                subscriber.send(Item::Lost(loss, Some(self.position())));
+            }
+            self.subscribers.insert(self.next_subscriber, subscriber);
+            self.next_subscriber += 1;
+        }
+        Ok(subscription)
+    }
+
+    /// The number of the subscriber that goes by this id; of none that has gone.
+    pub fn find(&self, id: &str) -> Option<u64> {
+        let mut subscribers = self.subscribers.iter();
+        let found = subscribers.find(|(_, s)| s.goes_by(id));
+        found.map(|(number, _)| *number)
+    }
+
+    /// Whether the subscriber of this number is still there.
+    pub fn has(&self, number: u64) -> bool {
+        self.subscribers.contains_key(&number)
+    }
+
+    /// Ends a subscription: what waits in its queue is followed by all that it is owed, whatever room there is, and that
+    /// by the end.
+    pub fn end(&mut self, number: u64) {
+        let position = self.position();
+        if let Some(mut subscriber) = self.subscribers.remove(&number) {
+            subscriber.settle_all(&self.status, position);
+        }
+    }
+
+    /// Ends all subscriptions.
+    pub fn end_all(&mut self) {
+        let position = self.position();
+        for (_, mut subscriber) in self.subscribers.drain() {
+            subscriber.settle_all(&self.status, position);
+        }
+    }
+
+    /// Returns of how many containers without room in the filter map it told.
+    fn send_past(&self, subscriber: &Subscriber, past: Past) -> u64 {
+        let mut heard = Position::default();
+        if let Past::After(position) = past {
+            let first_held = self.history.oldest().unwrap_or(self.sequence + 1);
+            let count = first_held.saturating_sub(position.sequence.saturating_add(1));
+            let source = LossSource::History;
+            heard = Position {
+                sequence: position.sequence + count,
+                ..position
+            };
+            if count > 0 {
+                subscriber.send(Item::Lost(Loss { source, count }, Some(heard)));
+            }
+        }
+        let mut told = 0;
+        let mut batch = Vec::new();
+        for entry in self.history.entries_of(subscriber.matcher(), past) {
+            match entry {
+                Entry::Event(published) => batch.push(published.bytes.clone()),
+                Entry::Lost(loss, _, behind) => {
+                    // Of a run, the rest.
+                    let count = loss.count.min(behind.lost.saturating_sub(heard.lost));
+                    if count == 0 {
+                        continue;
+                    }
+                    let loss = Loss { count, ..*loss };
+                    subscriber.send_events(&mut batch);
+                    subscriber.send(Item::Lost(loss, Some(*behind)));
+                    if loss.source == LossSource::FilterMap {
+                        told += loss.count;
+                    }
+                }
+            }
+            if batch.len() == BATCH {
+                subscriber.send_events(&mut batch);
+            }
+        }
+        subscriber.send_events(&mut batch);
+        told
+    }
+
+    /// Numbers events in order, has each encoded once, and hands them out; returns how many of them subscribers were too
+    /// slow for, in all. `encode` gets an event's number.
+    pub fn publish(
+        &mut self,
+        events: Vec<Attributed>,
+        encode: impl Fn(u64, &Attributed) -> EncodedEvent,
+    ) -> u64 {
+        let before = self.position();
+        let published = events.into_iter().map(|event| {
+            self.sequence += 1;
+            Arc::new(Published {
+                sequence: self.sequence,
+                bytes: encode(self.sequence, &event),
+                event,
+            })
+        });
+        let published: Vec<_> = published.collect();
+        let mut lost = 0;
+        self.subscribers.retain(|_, subscriber| {
+            lost += subscriber.offer(&published, before);
+            !subscriber.has_gone()
+        });
+        self.history.add(published);
+        lost
+    }
+
+    /// Tells everybody that something was lost, by `now`.
+    pub fn lost(&mut self, loss: Loss, now: Nanos) {
+        *self.losses.entry(loss.source).or_default() += loss.count;
+        let position = self.position();
+        for subscriber in self.subscribers.values_mut() {
+            subscriber.owe(loss);
+            subscriber.settle(&self.status, position);
+        }
+        self.history.add_loss(loss, now, position);
+    }
+
+    /// For so many containers the filter map has no room. Of more than before everybody is told, and how many more
+    /// is returned; who subscribes later is told of all.
+    pub fn set_without_room(&mut self, count: u64, now: Nanos) -> u64 {
+        let more = count.saturating_sub(self.without_room);
+        self.without_room = count;
+        if more > 0 {
+            let source = LossSource::FilterMap;
+            self.lost(
+                Loss {
+                    source,
+                    count: more,
+                },
+                now,
+            );
+        }
+        more
+    }
+
+    /// Tells everybody how the node fares, if that has changed.
+    pub fn set_status(&mut self, status: Status) {
+        if *self.status == status {
+            return;
+        }
+        self.status = Arc::new(status);
+        let position = self.position();
+        for subscriber in self.subscribers.values_mut() {
+            subscriber.owe_status();
+            subscriber.settle(&self.status, position);
+        }
+    }
+
+    /// What containers are called has changed.
+    pub fn forget_verdicts(&mut self) {
+        for subscriber in self.subscribers.values_mut() {
+            subscriber.forget_verdicts();
+        }
+    }
+
+    /// Tells losses to those who have caught up, and says whether somebody has gone. To be called now
+    /// and then.
+    pub fn look_after(&mut self) -> bool {
+        let before = self.subscribers.len();
+        let position = self.position();
+        self.subscribers.retain(|_, subscriber| {
+            subscriber.settle(&self.status, position);
+            !subscriber.has_gone()
+        });
+        self.subscribers.len() != before
+    }
+}

@@ -1,0 +1,139 @@
+//! How the servers ask the node.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tcptracer::bpf::{Connections, Program};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use super::{Command, Listing};
+use crate::filter::Matcher;
+use crate::hub::{Past, Subscription, Taken};
+use crate::identity::Owner;
+use crate::report::{ProgramRuns, Report};
+
+/// Lists of connections at a time: a full one is some 20 MB, and is held until its client has read it.
+const LISTS: usize = 4;
+
+/// Asks the node's task what it alone knows, and the kernel what it knows, so that the task need not.
+///
+/// A question costs the task some microseconds; what it answers is never behind what subscribers were told.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    connections: Arc<Connections>,
+    programs: Arc<[Program]>,
+    /// Who lists holds a copy of the kernel's table.
+    lists: Arc<Semaphore>,
+}
+
+impl Handle {
+    /// `commands` go to the task.
+    pub fn new(
+        commands: mpsc::Sender<Command>,
+        connections: Connections,
+        programs: Arc<[Program]>,
+    ) -> Self {
+        Self {
+            commands,
+            connections: Arc::new(connections),
+            programs,
+            lists: Arc::new(Semaphore::new(LISTS)),
+        }
+    }
+
+    /// How the agent fares; `None` if the task does not run any more.
+    pub async fn report(&self) -> Option<Report> {
+        self.ask(Command::Report).await
+    }
+
+    /// Events, and what is asked for of the past; `None` if the task does not run any more.
+    pub async fn subscribe(
+        &self,
+        id: Option<String>,
+        matcher: Matcher,
+        past: Past,
+        follow: bool,
+    ) -> Option<Result<Subscription, Taken>> {
+        self.ask(|reply| Command::Subscribe {
+            id,
+            matcher,
+            past,
+            follow,
+            reply,
+        })
+        .await
+    }
+
+    /// Ends the subscription of this id in order; says whether there is one. `None` if the task does not run any more.
+    pub async fn end(&self, id: String) -> Option<bool> {
+        self.ask(|reply| Command::End { id, reply }).await
+    }
+
+    /// The connections that are open; `None` if the task does not run any more. Waits while too many are held.
+    pub async fn list(&self, matcher: Matcher) -> Result<Option<Listing>> {
+        let turn = Arc::clone(&self.lists).acquire_owned().await?;
+        let handle = self.clone();
+        let list = move || handle.list_blocking(&matcher, turn);
+        tokio::task::spawn_blocking(list)
+            .await
+            .context("the list has panicked")?
+    }
+
+    /// The task names the owners, all at one moment, which are few; the rest is done here.
+    fn list_blocking(
+        &self,
+        matcher: &Matcher,
+        turn: OwnedSemaphorePermit,
+    ) -> Result<Option<Listing>> {
+        let mut connections = self.connections.list()?;
+        let owners: HashSet<Owner> = connections.iter().map(Owner::of).collect();
+        let (reply, answer) = oneshot::channel();
+        // What cannot be sent is not answered either.
+        let _ = self.commands.blocking_send(Command::Name { owners, reply });
+        let Ok((clock, names)) = answer.blocking_recv() else {
+            return Ok(None);
+        };
+
+        let judged: HashMap<Owner, _> = names
+            .into_iter()
+            .map(|(owner, who)| (owner, (matcher.judge(&who), who)))
+            .collect();
+        connections.sort_by_key(|event| (event.established, event.id));
+        let passing = connections.into_iter().filter_map(|event| {
+            let (verdicts, who) = judged.get(&Owner::of(&event))?;
+            let passes = matcher.passes_connection(*verdicts, &event);
+            passes.then(|| (event, who.clone()))
+        });
+        Ok(Some(Listing {
+            clock,
+            connections: passing.collect(),
+            _turn: turn,
+        }))
+    }
+
+    /// The programs in the kernel.
+    pub fn programs(&self) -> &[Program] {
+        &self.programs
+    }
+
+    /// What the programs have cost. Reads files of the kernel's.
+    pub fn program_runs(&self) -> Vec<ProgramRuns> {
+        let runs = |program: &Program| {
+            let (run_time, runs) = program.run_time();
+            ProgramRuns {
+                hook: program.hook(),
+                run_time,
+                runs,
+            }
+        };
+        self.programs.iter().map(runs).collect()
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}

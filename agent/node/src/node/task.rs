@@ -1,0 +1,446 @@
+//! The task.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use tcptracer::bpf::{Message, Outcome, PinDir};
+use tcptracer::clock::{Clock, monotonic_now};
+use tcptracer_event::{CgroupChange, Event, LossSource, Losses};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::Command;
+use super::containers::Containers;
+use super::ends::Ends;
+use super::held::Held;
+use super::selection::{self, Pair, PinnedFilterSet};
+use crate::api;
+use crate::filter::Matcher;
+use crate::hub::{Hub, Loss, Status};
+use crate::identity::{Attributed, Attribution, Index, Owner};
+use crate::kube::Update;
+use crate::metrics::Metrics;
+use crate::report::Report;
+
+/// Between two looks after subscribers, if there are any.
+const CARE: Duration = Duration::from_millis(250);
+
+/// Between two looks for what can be forgotten.
+const FORGET: Duration = Duration::from_secs(5);
+
+/// Between two looks at what the filter maps really hold, and which cgroups there really are.
+const AUDIT: Duration = Duration::from_secs(30);
+
+/// Between two questions for the name of a young container. The kubelet does not report its id at once, and tells nobody.
+const ASK: Duration = Duration::from_secs(1);
+
+/// A container that has no name yet at this age has to wait for the source's own time: a sandbox never gets one.
+const YOUNG: Duration = Duration::from_secs(5);
+
+/// What the task works with, all of it its own.
+pub struct Parts {
+    /// What is known of containers and pods: as of a first scan.
+    pub index: Index,
+    /// Who looks at the file systems.
+    pub containers: Containers,
+    /// Selections for other tools.
+    pub sets: Vec<PinnedFilterSet>,
+    /// The maps by which the kernel filters for subscribers.
+    pub maps: Pair,
+    /// The folder of all these maps. After them: it is removed last.
+    pub pins: PinDir,
+    /// Subscribers and history.
+    pub hub: Hub,
+    /// Where events and losses are counted.
+    pub metrics: Arc<Metrics>,
+    /// The labels of pods that events carry.
+    pub labels: Vec<String>,
+    /// What goes unseen.
+    pub shortcomings: Vec<String>,
+    /// To be notified when a container appears whose pod is not known.
+    pub wanted: Arc<Notify>,
+    /// Asks the tracer to flush; returns which number answers that.
+    pub flush: Box<dyn FnMut() -> u64 + Send>,
+    /// Let the events of all pods pass also while nobody subscribes, for the history.
+    pub record: Option<Matcher>,
+}
+
+/// Where the task hears from others.
+pub struct Inputs {
+    /// The tracer.
+    pub tracer: mpsc::Receiver<Message>,
+    /// The source of pods.
+    pub pods: mpsc::Receiver<Update>,
+    /// The servers.
+    pub commands: mpsc::Receiver<Command>,
+    /// Ends the task. What the tracer has said by then is still handed out.
+    pub stop: CancellationToken,
+}
+
+/// The state of the node.
+pub struct Node {
+    parts: Parts,
+    held: Held,
+    ends: Ends,
+    clock: Clock,
+    status: Status,
+    losses: Losses,
+    /// What could not be put in the subscribers' maps, and in those of each filter set, as of the last time.
+    outcomes: Vec<Outcome>,
+    /// What the maps and the subscribers' verdicts are made for: the index, and whether who subscribes
+    /// has changed since.
+    generation: u64,
+    subscribers_changed: bool,
+    /// When to look for cgroups whose coming or going was not told.
+    rescan: Option<Instant>,
+    /// When to ask for the pods again.
+    ask: Option<Instant>,
+    cared: Instant,
+    forgot: Instant,
+    audited: Instant,
+}
+
+impl Node {
+    /// Nothing is handed out yet.
+    pub fn new(parts: Parts) -> Self {
+        let now = Instant::now();
+        let status = Status {
+            shortcomings: parts.shortcomings.clone(),
+            ..Status::default()
+        };
+        let mut node = Self {
+            held: Held::default(),
+            ends: Ends::default(),
+            clock: Clock::now(),
+            status,
+            losses: Losses::default(),
+            outcomes: vec![Outcome::default(); 1 + parts.sets.len()],
+            // Another than the index's: all is to be made.
+            generation: u64::MAX,
+            subscribers_changed: true,
+            rescan: None,
+            ask: None,
+            cared: now,
+            forgot: now,
+            audited: now,
+            parts,
+        };
+        node.parts.hub.set_status(node.status.clone());
+        node
+    }
+
+    /// Runs until it is stopped or the tracer ends.
+    pub async fn run(mut self, mut inputs: Inputs) -> Result<()> {
+        let mut has_answered = false;
+        loop {
+            self.settle();
+            let due = self.due();
+            // Names before events, and what is wanted before both; but after each question the tracer has its turn,
+            // or many questions would have events wait until the queue overflows.
+            let may_ask = !has_answered || inputs.tracer.is_empty();
+            tokio::select! {
+                biased;
+                () = inputs.stop.cancelled() => break,
+                Some(update) = inputs.pods.recv() => self.on_pods(update),
+                Some(command) = inputs.commands.recv(), if may_ask => {
+                    self.on_command(command);
+                    has_answered = true;
+                }
+                message = inputs.tracer.recv() => match message {
+                    Some(message) => {
+                        self.on_message(message);
+                        has_answered = false;
+                    }
+                    None => anyhow::bail!("the tracer has ended"),
+                },
+                () = sleep_until(due.into()) => {}
+            }
+        }
+        // The tracer hands over what is left and closes its end.
+        while let Some(message) = inputs.tracer.recv().await {
+            self.on_message(message);
+        }
+        let held = self.held.release_all(&self.parts.index);
+        self.publish(held);
+        self.parts.hub.end_all();
+        Ok(())
+    }
+
+    /// When to look at the clock next.
+    fn due(&self) -> Instant {
+        let care = (self.parts.hub.subscribers() > 0).then_some(self.cared + CARE);
+        let looks = self.parts.containers.due();
+        let let_go = self.parts.index.let_go_due();
+        [care, self.held.due(), looks, let_go, self.rescan, self.ask]
+            .into_iter()
+            .flatten()
+            .fold(self.forgot + FORGET, Instant::min)
+    }
+
+    // === inputs
+
+    fn on_message(&mut self, message: Message) {
+        let now = Instant::now();
+        match message {
+            Message::Events(events) => self.on_events(events, now),
+            Message::Lost(total) => self.on_losses(total, now),
+            Message::Cgroup(CgroupChange::Made { id, path }) => {
+                match self.parts.containers.seen_at(id, &path) {
+                    Some(path) => self.parts.index.cgroup_made(id, path, now),
+                    None => self.parts.index.note_outside(id),
+                }
+                self.want_pods(now);
+            }
+            Message::Cgroup(CgroupChange::Removed { id }) => {
+                self.parts.index.cgroup_removed(id, now);
+            }
+            Message::Lacks(what, why) => {
+                warn!("{what}: {why}");
+                self.status.shortcomings.push(what.to_string());
+                self.parts.hub.set_status(self.status.clone());
+            }
+            Message::Flushed(answered) => self.ends.flushed(answered, self.held.last_due()),
+        }
+    }
+
+    fn on_pods(&mut self, update: Update) {
+        let now = Instant::now();
+        let index = &mut self.parts.index;
+        match update {
+            Update::Replaced(pods) => {
+                index.pods_replaced(pods, now);
+                self.status.pods_synced = true;
+            }
+            Update::Applied(pod) => index.pod_applied(pod),
+            Update::Deleted(uid) => index.pod_deleted(&uid, now),
+            Update::Failed(why) => {
+                if self.status.pods_error.replace(why).is_none() {
+                    self.parts.metrics.count_pod_error();
+                }
+            }
+            Update::Recovered => self.status.pods_error = None,
+        }
+        self.parts.hub.set_status(self.status.clone());
+    }
+
+    fn on_command(&mut self, command: Command) {
+        // Who asked and is gone does not need the answer.
+        match command {
+            Command::Subscribe {
+                id,
+                matcher,
+                past,
+                follow,
+                reply,
+            } => {
+                let subscription = self.parts.hub.subscribe(id, matcher, past, follow);
+                // Once the subscriber hears that it is live, the kernel lets its events pass.
+                self.select(Instant::now());
+                let _ = reply.send(subscription);
+            }
+            Command::End { id, reply } => {
+                let subscriber = self.parts.hub.find(&id);
+                if let Some(subscriber) = subscriber {
+                    self.ends.begin(subscriber, &mut self.parts.flush);
+                }
+                let _ = reply.send(subscriber.is_some());
+            }
+            Command::Name { owners, reply } => {
+                let mut clock = self.clock;
+                clock.keep_up();
+                let index = &self.parts.index;
+                let name = |owner: Owner| (owner, index.attribute(owner).1);
+                let _ = reply.send((clock, owners.into_iter().map(name).collect()));
+            }
+            Command::Report(reply) => {
+                let _ = reply.send(self.report());
+            }
+        }
+    }
+
+    // === events
+
+    fn on_events(&mut self, events: Vec<Event>, now: Instant) {
+        self.clock.keep_up();
+        let Parts {
+            index, containers, ..
+        } = &mut self.parts;
+        let scan = |index: &mut Index| containers.scan_again(index, now);
+        let ready = self.held.admit(events, index, now, scan);
+        if self.held.due().is_some() {
+            self.want_pods(now);
+        }
+        self.publish(ready);
+    }
+
+    /// Hands events out, under the names that are known now.
+    fn publish(&mut self, mut events: Vec<Attributed>) {
+        let parts = &mut self.parts;
+        for Attributed { event, who, .. } in &events {
+            parts.metrics.count(event, who);
+        }
+        // Its own agent tells of it.
+        events.retain(|attributed| attributed.who != Attribution::Foreign);
+        if events.is_empty() {
+            return;
+        }
+        let encode = |sequence, attributed: &Attributed| {
+            let Attributed { event, who, .. } = attributed;
+            api::encode(sequence, event, who, self.clock, &parts.labels)
+        };
+        parts.metrics.count_loss(Loss {
+            source: LossSource::Subscriber,
+            count: parts.hub.publish(events, encode),
+        });
+    }
+
+    fn on_losses(&mut self, total: Losses, now: Instant) {
+        // A cgroup may be among what was lost. One that is not known is in no filter map, so it has no event
+        // by which it could be noticed.
+        if total.events() > self.losses.events() {
+            self.parts.index.doubt();
+            self.rescan = Some(now);
+        }
+        let before = self.losses.by_source();
+        for ((source, now), (_, before)) in total.by_source().into_iter().zip(before) {
+            let count = now.saturating_sub(before);
+            let loss = Loss { source, count };
+            if loss.count > 0 {
+                self.parts.metrics.count_loss(loss);
+                self.parts.hub.lost(loss, monotonic_now());
+            }
+        }
+        self.losses = total;
+    }
+
+    /// Asks for the pods if there are containers whose name is not known, and soon again while one of them is young.
+    fn want_pods(&mut self, now: Instant) {
+        let index = &self.parts.index;
+        let nameless = index.containers().map(|(_, c)| c);
+        let nameless = nameless.filter(|c| index.lacks_names(c, now));
+        let youngest = nameless.map(|c| c.age(now)).min();
+        if youngest.is_some() {
+            self.parts.wanted.notify_one();
+        }
+        self.ask = youngest.filter(|age| *age < YOUNG).map(|_| now + ASK);
+    }
+
+    // === what follows from changes
+
+    /// Brings everything in step with what is known now.
+    fn settle(&mut self) {
+        let now = Instant::now();
+        if now - self.cared >= CARE {
+            self.cared = now;
+            self.subscribers_changed |= self.parts.hub.look_after();
+            self.ends
+                .retain(|subscriber| self.parts.hub.has(subscriber));
+        }
+        if now - self.forgot >= FORGET {
+            self.forgot = now;
+            self.parts.index.forget(now);
+            // Who is counted has a container that is known, as its sandbox is as long as the pod is there.
+            let named = self.parts.index.containers().filter_map(|(_, c)| c.names());
+            self.parts.metrics.keep_pods(named.map(|names| &*names.pod));
+        }
+        if now - self.audited >= AUDIT {
+            self.audited = now;
+            self.parts.maps.refresh();
+            self.parts.sets.iter_mut().for_each(|s| s.pair().refresh());
+            self.subscribers_changed = true;
+            self.rescan = Some(now);
+        }
+        if self.rescan.is_some_and(|due| due <= now) {
+            let scanned = self.parts.containers.scan_again(&mut self.parts.index, now);
+            // Not so soon after the last time.
+            self.rescan = (!scanned).then_some(now + CARE);
+            self.want_pods(now);
+        }
+        if self.ask.is_some_and(|due| due <= now) {
+            self.want_pods(now);
+        }
+        self.parts.index.let_go(now);
+        self.parts.containers.look(&mut self.parts.index, now);
+        let changed = self.generation != self.parts.index.generation();
+        if changed {
+            self.generation = self.parts.index.generation();
+            self.parts.hub.forget_verdicts();
+        }
+        let released = self.held.release(&self.parts.index, now);
+        self.publish(released);
+        for subscriber in self.ends.take_due(self.held.due()) {
+            self.parts.hub.end(subscriber);
+            self.subscribers_changed = true;
+        }
+        if changed || self.subscribers_changed {
+            self.subscribers_changed = false;
+            self.select(now);
+            self.parts.containers.release(&self.parts.index);
+        }
+    }
+
+    /// Makes the filter maps hold what is wanted.
+    fn select(&mut self, now: Instant) {
+        let parts = &mut self.parts;
+        let matchers: Vec<&Matcher> = parts.hub.matchers().chain(&parts.record).collect();
+        let wanted = selection::for_subscribers(&parts.index, matchers.iter().copied(), now);
+        let outcomes: Vec<Outcome> = std::iter::once(parts.maps.replace(&wanted))
+            .chain(parts.sets.iter_mut().map(|set| set.follow(&parts.index)))
+            .collect();
+        // What failed is tried again with the next look at the maps, and told once.
+        let names = std::iter::once("").chain(parts.sets.iter().map(PinnedFilterSet::name));
+        for ((name, before), now) in names.zip(&self.outcomes).zip(&outcomes) {
+            let no_room = now.no_room.saturating_sub(before.no_room);
+            let failed = now.failed.saturating_sub(before.failed);
+            parts.metrics.count_map_errors(no_room + failed);
+            if no_room > 0 {
+                let all = now.no_room;
+                warn!(
+                    "{}: no room for {all} containers (--max-containers)",
+                    shown(name)
+                );
+            }
+            if failed > 0 {
+                warn!("{}: {} entries cannot be changed", shown(name), now.failed);
+            }
+        }
+        let without_room = outcomes[0].no_room as u64;
+        self.outcomes = outcomes;
+        let count = parts.hub.set_without_room(without_room, monotonic_now());
+        parts.metrics.count_loss(Loss {
+            source: LossSource::FilterMap,
+            count,
+        });
+    }
+
+    // === answers
+
+    fn report(&self) -> Report {
+        let parts = &self.parts;
+        Report {
+            status: self.status.clone(),
+            sequence: parts.hub.sequence(),
+            subscribers: parts.hub.subscribers(),
+            history: parts.hub.history_len(),
+            pods: parts.index.pods(),
+            sizes: parts.index.sizes(),
+            lost: parts.hub.losses().collect(),
+            maps: parts
+                .maps
+                .usage()
+                .chain(parts.sets.iter().flat_map(PinnedFilterSet::usage))
+                .collect(),
+        }
+    }
+}
+
+/// The maps of a filter set, or those by which the kernel filters for subscribers.
+fn shown(set: &str) -> String {
+    match set {
+        "" => "filter maps".into(),
+        set => format!("filter set {set}"),
+    }
+}

@@ -1,0 +1,489 @@
+/*!
+A running tracer: the ring thread, from start to stop.
+
+The ring thread owns the loaded object, the ring and the counters from load to drop, so that links
+never outlive it. It never blocks on anything but the ring, and never panics: a panic in a ring
+callback would abort the process. What its consumer is too slow to take is dropped and counted.
+
+The reader costs nothing while nothing happens: it says that it is about to block, and the next
+event wakes it. While events keep coming it drains on a timer and nobody wakes it.
+*/
+
+use std::cell::RefCell;
+use std::iter;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use libbpf_rs::{Link, MapCore, MapFlags, RingBuffer, RingBufferBuilder};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tcptracer_event::{CgroupChange, Event, Kind, Losses, Source};
+
+use super::config::Config;
+use super::connections::Connections;
+use super::control::{Asks, Flusher};
+use super::hooks::{Place, Shortcoming};
+use super::load::{attach, load, snapshot};
+use super::plan::Plan;
+use super::programs::{self, Program};
+use super::skel::TcptracerSkel;
+use super::skel::types::tt_counter;
+use super::wire::{self, Record};
+
+/// Between two drains while events keep coming. Bounds the latency of an event in a burst; at most
+/// 500 wake-ups a second cost little beside what the events cost.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Between two looks at the counters while events keep coming.
+const LOSS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Events handed over at a time, so that the consumer starts before a full ring is drained.
+const BATCH: usize = 512;
+
+/// Batches the consumer may lag behind before its events are dropped: about 30 MiB.
+const QUEUE: usize = 256;
+
+/// Accepts that no hook saw before the io_uring hook is attached. It costs every completion of
+/// every ring on the host, so one stray accept is not enough.
+const UNSEEN_ACCEPTS: u32 = 3;
+
+/// What the ring thread says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Events, in the order of the ring.
+    Events(Vec<Event>),
+    /// The totals since the start, whenever one of them has grown.
+    Lost(Losses),
+    /// A cgroup came or went. It comes before the events of processes in it.
+    Cgroup(CgroupChange),
+    /// What the plan had is missing from now on, for this reason.
+    Lacks(Shortcoming, String),
+    /// So many asks for a flush have been answered: what the kernel had reported by the last of them has been said, and
+    /// what had been lost.
+    Flushed(u64),
+}
+
+/// Takes what the ring thread says, and never blocks.
+pub type Consumer = Box<dyn FnMut(Message) -> Result<(), NoRoom> + Send>;
+
+/// The consumer has no room; what it was given is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoom;
+
+/// A running tracer. Dropping it detaches everything; nothing stays in the kernel.
+#[derive(Debug)]
+pub struct Tracer {
+    plan: Plan,
+    connections: Connections,
+    programs: Arc<[Program]>,
+    flusher: Flusher,
+    thread: Option<JoinHandle<Losses>>,
+}
+
+impl Tracer {
+    /// As [`Self::start_with`], with a queue; the receiver yields what happens until the tracer is
+    /// stopped.
+    pub fn start(config: Config) -> Result<(Self, Receiver<Message>)> {
+        let (sender, receiver) = mpsc::sync_channel(QUEUE);
+        let consumer = move |message| match sender.try_send(message) {
+            Err(TrySendError::Full(_)) => Err(NoRoom),
+            // A consumer that is gone loses nothing it wanted.
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+        };
+        Ok((Self::start_with(config, Box::new(consumer))?, receiver))
+    }
+
+    /// Loads, attaches, and takes the snapshot; when it returns, every connection is followed.
+    pub fn start_with(config: Config, consumer: Consumer) -> Result<Self> {
+        let (flusher, asks) = Asks::new().context("cannot make a socket pair")?;
+        let (ready_sender, ready) = mpsc::sync_channel(1);
+        let thread = thread::Builder::new()
+            .name("tt-ring".into())
+            .spawn(move || ring_thread(&config, asks, consumer, &ready_sender))
+            .context("cannot start the ring thread")?;
+        let ready = ready
+            .recv()
+            .unwrap_or_else(|_| Err(anyhow!("the ring thread ended before it was ready")))?;
+
+        Ok(Self {
+            plan: ready.plan,
+            connections: ready.connections,
+            programs: ready.programs,
+            flusher,
+            thread: Some(thread),
+        })
+    }
+
+    /// The connections that are followed, whatever the filters.
+    pub fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
+    /// The programs that are loaded.
+    pub fn programs(&self) -> Arc<[Program]> {
+        Arc::clone(&self.programs)
+    }
+
+    /// What is loaded.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// To ask for what the kernel has reported.
+    pub fn flusher(&self) -> Flusher {
+        self.flusher.clone()
+    }
+
+    /// Detaches, hands over what is still in the ring, and says what was lost in all.
+    pub fn stop(mut self) -> Losses {
+        self.join()
+    }
+
+    fn join(&mut self) -> Losses {
+        self.flusher.stop();
+        self.thread
+            .take()
+            .and_then(|t| t.join().ok())
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+/// What the ring thread hands to its owner once all is attached.
+struct Ready {
+    plan: Plan,
+    connections: Connections,
+    programs: Arc<[Program]>,
+}
+
+impl Ready {
+    fn new(
+        skel: &TcptracerSkel<'_>,
+        plan: Plan,
+        config: &Config,
+        undecodable: Arc<AtomicU64>,
+    ) -> Result<Self> {
+        Ok(Self {
+            plan,
+            connections: Connections::new(&skel.maps.conns, undecodable)?,
+            programs: programs::loaded(skel, &plan, config)?,
+        })
+    }
+}
+
+fn ring_thread(
+    config: &Config,
+    asks: Asks,
+    consumer: Consumer,
+    ready: &SyncSender<Result<Ready>>,
+) -> Losses {
+    let mut object = MaybeUninit::uninit();
+    let (mut skel, plan) = match load(config, &mut object) {
+        Ok(loaded) => loaded,
+        Err(e) => {
+            let _ = ready.send(Err(e));
+            return Losses::default();
+        }
+    };
+    // The ring's callback and the loop take turns, so neither finds it borrowed.
+    let outlet = RefCell::new(Outlet::new(consumer));
+    let begun = begin(&skel, &plan, config, &outlet).and_then(|(ring, links)| {
+        let undecodable = Arc::clone(&outlet.borrow().undecodable);
+        Ok((ring, links, Ready::new(&skel, plan, config, undecodable)?))
+    });
+    match begun {
+        Ok((ring, links, started)) => {
+            let report = LossReport::new(Arc::clone(&started.programs));
+            let _ = ready.send(Ok(started));
+            drain_until_stopped(asks, &mut skel, &ring, links, plan, report, &outlet)
+        }
+        Err(e) => {
+            let _ = ready.send(Err(e));
+            Losses::default()
+        }
+    }
+}
+
+/// Everything that can fail between load and the first drain.
+fn begin<'a>(
+    skel: &TcptracerSkel<'_>,
+    plan: &Plan,
+    config: &Config,
+    outlet: &'a RefCell<Outlet>,
+) -> Result<(RingBuffer<'a>, Vec<Link>)> {
+    let ring = open_ring(skel, outlet).context("cannot open the ring")?;
+    let links = attach(skel, plan, config)?;
+    if plan.snapshot {
+        let mut outlet = outlet.borrow_mut();
+        let (events, bad) = snapshot(skel)?;
+        outlet.count_undecodable(bad);
+        for event in events {
+            outlet.put(event);
+        }
+        outlet.flush();
+    }
+    Ok((ring, links))
+}
+
+/// Where decoded events leave the ring thread, in batches, without ever blocking.
+struct Outlet {
+    consumer: Consumer,
+    batch: Vec<Event>,
+    queue_full: u64,
+    /// Also counted where the table of connections is read.
+    undecodable: Arc<AtomicU64>,
+    unseen_accepts: u32,
+}
+
+impl Outlet {
+    fn new(consumer: Consumer) -> Self {
+        Self {
+            consumer,
+            batch: Vec::with_capacity(BATCH),
+            queue_full: 0,
+            undecodable: Arc::default(),
+            unseen_accepts: 0,
+        }
+    }
+
+    fn put_record(&mut self, record: &[u8]) {
+        match wire::decode(record) {
+            Ok(Record::Event(event)) => self.put(event),
+            Ok(Record::Cgroup(change)) => self.put_cgroup(change),
+            Err(_) => self.count_undecodable(1),
+        }
+    }
+
+    fn count_undecodable(&self, records: u64) {
+        self.undecodable.fetch_add(records, Ordering::Relaxed);
+    }
+
+    fn put(&mut self, event: Event) {
+        if event.kind == Kind::Accept && event.source != Source::Accept {
+            self.unseen_accepts += 1;
+        }
+        self.batch.push(event);
+        if self.batch.len() >= BATCH {
+            self.flush();
+        }
+    }
+
+    /// In its place among the events. One that gets lost is counted: who keeps track has to look for itself then.
+    fn put_cgroup(&mut self, change: CgroupChange) {
+        self.flush();
+        if (self.consumer)(Message::Cgroup(change)).is_err() {
+            self.queue_full += 1;
+        }
+    }
+
+    /// Should there be no room, the hook's own state says it still.
+    fn lacks(&mut self, what: Shortcoming, why: &libbpf_rs::Error) {
+        let _ = (self.consumer)(Message::Lacks(what, why.to_string()));
+    }
+
+    fn flush(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
+        let count = batch.len() as u64;
+        if (self.consumer)(Message::Events(batch)).is_err() {
+            self.queue_full += count;
+        }
+    }
+}
+
+/// Reads the counters and tells the consumer when they have grown.
+///
+/// They grow with events only. So a look is due some time after an event, and none while nothing
+/// happens; each costs a dozen system calls.
+struct LossReport {
+    programs: Arc<[Program]>,
+    told: Losses,
+    due: Option<Instant>,
+}
+
+impl LossReport {
+    /// The snapshot may have found no room already.
+    fn new(programs: Arc<[Program]>) -> Self {
+        Self {
+            programs,
+            told: Losses::default(),
+            due: Some(Instant::now()),
+        }
+    }
+
+    fn events_came(&mut self) {
+        self.due
+            .get_or_insert_with(|| Instant::now() + LOSS_INTERVAL);
+    }
+
+    /// The consumer knows all of them.
+    fn is_told(&self) -> bool {
+        self.due.is_none()
+    }
+
+    /// How long until the next look, if there is to be one.
+    fn due_in(&self) -> Option<Duration> {
+        Some(self.due?.saturating_duration_since(Instant::now()))
+    }
+
+    fn look_if_due(&mut self, skel: &TcptracerSkel<'_>, outlet: &mut Outlet) {
+        if self.due_in() == Some(Duration::ZERO) {
+            self.look(skel, outlet);
+        }
+    }
+
+    fn look(&mut self, skel: &TcptracerSkel<'_>, outlet: &mut Outlet) -> Losses {
+        let now = read_losses(skel, &self.programs, outlet);
+        self.due = None;
+        if now != self.told {
+            match (outlet.consumer)(Message::Lost(now)) {
+                Ok(()) => self.told = now,
+                // Full: the totals are kept and told later.
+                Err(_) => self.due = Some(Instant::now() + LOSS_INTERVAL),
+            }
+        }
+        now
+    }
+}
+
+fn read_losses(skel: &TcptracerSkel<'_>, programs: &[Program], outlet: &Outlet) -> Losses {
+    let counter = |which: tt_counter| -> u64 {
+        let values = skel
+            .maps
+            .counters
+            .lookup_percpu(&which.0.to_ne_bytes(), MapFlags::ANY);
+        values.ok().flatten().map_or(0, |per_cpu| {
+            per_cpu
+                .iter()
+                .filter_map(|v| Some(u64::from_ne_bytes(v.get(..8)?.try_into().ok()?)))
+                .sum()
+        })
+    };
+    Losses {
+        ring_full: counter(tt_counter::TT_RING_FULL),
+        map_full: counter(tt_counter::TT_MAP_FULL),
+        untracked: counter(tt_counter::TT_UNTRACKED),
+        queue_full: outlet.queue_full,
+        undecodable: outlet.undecodable.load(Ordering::Relaxed),
+        skipped_runs: programs.iter().map(Program::skipped_runs).sum(),
+    }
+}
+
+/// Answers who has asked for a flush, once all is said. What waits in the outlet has to be flushed before.
+fn answer(asks: &mut Asks, skel: &TcptracerSkel<'_>, report: &mut LossReport, outlet: &mut Outlet) {
+    let Some(number) = asks.open() else {
+        return;
+    };
+    // A record that a program is still writing holds back those behind it.
+    if is_ready(skel.maps.events.as_fd(), &[], Some(Duration::ZERO)) {
+        return;
+    }
+    report.look(skel, outlet);
+    if report.is_told() && (outlet.consumer)(Message::Flushed(number)).is_ok() {
+        asks.answer(number);
+    }
+}
+
+/// The life of the ring thread after the start.
+fn drain_until_stopped(
+    mut asks: Asks,
+    skel: &mut TcptracerSkel<'_>,
+    ring: &RingBuffer<'_>,
+    mut links: Vec<Link>,
+    plan: Plan,
+    mut report: LossReport,
+    outlet: &RefCell<Outlet>,
+) -> Losses {
+    let mut io_uring_wanted = plan.io_uring_accept;
+
+    loop {
+        let drained = ring.consume_raw() > 0;
+        let mut out = outlet.borrow_mut();
+        out.flush();
+        if io_uring_wanted && out.unseen_accepts >= UNSEEN_ACCEPTS {
+            io_uring_wanted = false;
+            match programs::attach_now(skel, &report.programs, Place::IoUring) {
+                Ok(link) => links.push(link),
+                Err(e) => out.lacks(Shortcoming::IoUringAccepts, &e),
+            }
+        }
+        if drained {
+            report.events_came();
+        }
+        report.look_if_due(skel, &mut out);
+        answer(&mut asks, skel, &mut report, &mut out);
+        drop(out);
+        if drained || asks.open().is_some() {
+            if is_ready(asks.as_fd(), &[], Some(DRAIN_INTERVAL)) && asks.take() {
+                break;
+            }
+            continue;
+        }
+        set_parked(skel, true);
+        // What came in after the last drain saw no parked reader: look once more. A flag that is
+        // down by then stands for a wake-up that this look has swallowed.
+        if ring.consume_raw() > 0 {
+            report.events_came();
+        } else if is_parked(skel)
+            && is_ready(asks.as_fd(), &[skel.maps.events.as_fd()], report.due_in())
+            && asks.take()
+        {
+            break;
+        }
+        set_parked(skel, false);
+    }
+    drop(links);
+    ring.consume_raw();
+    let mut out = outlet.borrow_mut();
+    out.flush();
+    report.look(skel, &mut out)
+}
+
+fn open_ring<'a>(skel: &TcptracerSkel<'_>, outlet: &'a RefCell<Outlet>) -> Result<RingBuffer<'a>> {
+    let mut builder = RingBufferBuilder::new();
+    builder.add(&skel.maps.events, |record| {
+        outlet.borrow_mut().put_record(record);
+        0
+    })?;
+    Ok(builder.build()?)
+}
+
+/// Tells the programs whether the next event has to wake us.
+fn set_parked(skel: &mut TcptracerSkel<'_>, parked: bool) {
+    if let Some(bss) = skel.maps.bss_data.as_deref_mut() {
+        bss.tt_reader_parked = parked.into();
+    }
+    // Orders the store before the look at the ring; the programs do the reverse.
+    fence(Ordering::SeqCst);
+}
+
+fn is_parked(skel: &TcptracerSkel<'_>) -> bool {
+    fence(Ordering::SeqCst);
+    // The programs write it behind the compiler's back.
+    let bss = std::hint::black_box(skel.maps.bss_data.as_deref());
+    bss.is_some_and(|bss| bss.tt_reader_parked != 0)
+}
+
+/// Waits until there is something to read from `first` or `others`, at most for `limit`; says
+/// whether there is from `first`.
+fn is_ready(first: BorrowedFd<'_>, others: &[BorrowedFd<'_>], limit: Option<Duration>) -> bool {
+    let limit = limit.and_then(|l| Timespec::try_from(l).ok());
+    let mut fds: Vec<_> = iter::once(&first)
+        .chain(others)
+        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+        .collect();
+    // An interrupted wait is a short one.
+    poll(&mut fds, limit.as_ref()).is_ok() && !fds[0].revents().is_empty()
+}

@@ -1,0 +1,192 @@
+/*!
+The places in the kernel that we have programs for, each said once.
+
+Whether a place is used on this kernel follows from facts ([`super::plan`]). Loading, attaching, accounting and `check` go
+through this table.
+*/
+
+use libbpf_rs::{OpenProgramMut, ProgramMut};
+use thiserror::Error;
+
+use super::skel::{OpenTcptracerProgs, TcptracerProgs};
+
+/// How a program is tied to its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A tracepoint, by its type.
+    TpBtf,
+    /// The entry of a function.
+    Fentry,
+    /// The return of a function.
+    Fexit,
+    /// A tracepoint, by its folder in tracefs.
+    Tp,
+    /// An iterator.
+    Iter,
+}
+
+/// What the user should know is missing.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum Shortcoming {
+    /// No tracepoints of system calls.
+    #[error(
+        "threads already blocked in accept are not named, and connects refused before a SYN are not \
+         seen: tracefs is not mounted (mount -t tracefs tracefs /sys/kernel/tracing), or the kernel \
+         lacks CONFIG_FTRACE_SYSCALLS"
+    )]
+    BlockedAccepts,
+    /// Neither fexit nor the io_uring tracepoint.
+    #[error("accepts through io_uring are attributed to the listener's owner")]
+    IoUringAccepts,
+    /// No iterator.
+    #[error("connections opened before the start are not followed")]
+    OlderConnections,
+}
+
+/// What does the work of a place that cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instead {
+    /// Another place, if that can be used.
+    Hook(Place),
+    /// Something else.
+    Text(&'static str),
+}
+
+/// A place in the kernel, our program for it, and what follows if it cannot be used.
+pub struct Hook {
+    /// Which.
+    pub place: Place,
+    /// As the sections of the object name it.
+    pub name: &'static str,
+    /// How the program is tied to it.
+    pub kind: Kind,
+    /// The name of its tracepoint within its kind.
+    pub target: &'static str,
+    /// The first of these that can be used does its work.
+    pub instead: &'static [Instead],
+    /// With this one it is not needed.
+    pub unless: Option<Place>,
+    /// What is lost without it and what is there instead.
+    pub lost: Option<Shortcoming>,
+    /// The program before it is loaded.
+    pub open: for<'p, 'o> fn(&'p mut OpenTcptracerProgs<'o>) -> &'p mut OpenProgramMut<'o>,
+    /// The program.
+    pub loaded: for<'p, 'o> fn(&'p TcptracerProgs<'o>) -> &'p ProgramMut<'o>,
+}
+
+macro_rules! section {
+    (TpBtf $target:literal) => {
+        concat!("tp_btf/", $target)
+    };
+    (Fentry $target:literal) => {
+        concat!("fentry/", $target)
+    };
+    (Fexit $target:literal) => {
+        concat!("fexit/", $target)
+    };
+    (Tp $target:literal) => {
+        concat!("tp/", $target)
+    };
+    (Iter $target:literal) => {
+        concat!("iter/", $target)
+    };
+}
+
+macro_rules! hooks {
+    ($(
+        $(#[doc = $for:literal])+
+        $place:ident: $kind:ident $target:literal => $program:ident $(, $field:ident: $value:expr)*;
+    )+) => {
+        /// A place in the kernel that we have a program for.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Place {
+            $($(#[doc = $for])+ $place,)+
+        }
+
+        /// All of them, the last to be attached first: whatever a program reports, those above it see.
+        pub static HOOKS: [Hook; [$(Place::$place),+].len()] = [$(
+            Hook {
+                $($field: $value,)*
+                ..Hook {
+                    place: Place::$place,
+                    name: section!($kind $target),
+                    kind: Kind::$kind,
+                    target: $target,
+                    instead: &[],
+                    unless: None,
+                    lost: None,
+                    open: |progs| &mut progs.$program,
+                    loaded: |progs| &progs.$program,
+                }
+            },
+        )+];
+    };
+}
+
+/// What tells an error that its process reads, and so clears, before we see it.
+const INFERRED: Instead =
+    Instead::Text("what the socket still shows of an error that was read too early");
+
+hooks! {
+    /// The state machine once more, for what the first program was skipped for. It has to run after that.
+    SetStateAgain: TpBtf "inet_sock_set_state" => tt_set_state_again;
+    /// The same of the end.
+    DestroySockAgain: TpBtf "tcp_destroy_sock" => tt_destroy_sock_again;
+    /// The state machine.
+    SetState: TpBtf "inet_sock_set_state" => tt_set_state;
+    /// The end that was missed.
+    DestroySock: TpBtf "tcp_destroy_sock" => tt_destroy_sock;
+    /// That a RST came.
+    ReceiveReset: TpBtf "tcp_receive_reset" => tt_receive_reset;
+    /// The error that ends a connection, as an argument.
+    DoneWithError: Fentry "tcp_done_with_error" => tt_done_with_error,
+        instead: &[Instead::Hook(Place::ErrorReport), INFERRED];
+    /// The error that ends a connection, before its process is woken to read it.
+    ErrorReport: Fentry "sock_def_error_report" => tt_error_report,
+        unless: Some(Place::DoneWithError),
+        instead: &[INFERRED];
+    /// Every accept but those of threads that were blocked in it before.
+    InetCskAccept: Fexit "inet_csk_accept" => tt_inet_csk_accept,
+        instead: &[Instead::Text("the tracepoints of the system calls")];
+    /// Who accepted.
+    ExitAccept: Tp "syscalls/sys_exit_accept" => tt_exit_accept,
+        instead: &[Instead::Hook(Place::InetCskAccept)],
+        lost: Some(Shortcoming::BlockedAccepts);
+    /// The same of the other system call.
+    ExitAccept4: Tp "syscalls/sys_exit_accept4" => tt_exit_accept4,
+        instead: &[Instead::Hook(Place::InetCskAccept)],
+        lost: Some(Shortcoming::BlockedAccepts);
+    /// What a connect is for that fails before a SYN is sent.
+    EnterConnect: Tp "syscalls/sys_enter_connect" => tt_enter_connect,
+        lost: Some(Shortcoming::BlockedAccepts);
+    /// That it failed.
+    ExitConnect: Tp "syscalls/sys_exit_connect" => tt_exit_connect,
+        lost: Some(Shortcoming::BlockedAccepts);
+    /// The accepts of io_uring.
+    IoUring: Tp "io_uring/io_uring_complete" => tt_io_uring_complete,
+        unless: Some(Place::InetCskAccept),
+        instead: &[Instead::Text("the owner of the listener")],
+        lost: Some(Shortcoming::IoUringAccepts);
+    /// Who listens at the start.
+    SeedListeners: Iter "task_file of listeners" => tt_seed_listeners,
+        lost: Some(Shortcoming::OlderConnections);
+    /// What is open at the start, and who holds it.
+    SeedConnections: Iter "task_file of connections" => tt_seed_connections,
+        lost: Some(Shortcoming::OlderConnections);
+    /// Cgroups that are made.
+    CgroupMkdir: TpBtf "cgroup_mkdir" => tt_cgroup_mkdir;
+    /// Cgroups that are removed.
+    CgroupRmdir: TpBtf "cgroup_rmdir" => tt_cgroup_rmdir;
+}
+
+impl Place {
+    /// Its entry in the table.
+    pub fn hook(self) -> &'static Hook {
+        &HOOKS[self as usize]
+    }
+
+    /// It has two programs, and this is the second.
+    pub fn is_second(self) -> bool {
+        matches!(self, Self::SetStateAgain | Self::DestroySockAgain)
+    }
+}

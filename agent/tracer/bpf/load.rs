@@ -1,0 +1,157 @@
+/*!
+From a configuration to loaded and attached programs, and the snapshot of what was there before.
+*/
+
+use std::io::{self, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle, OpenMapMut, OpenObject};
+use tcptracer_event::Event;
+
+use super::config::{Config, Family};
+use super::hooks::HOOKS;
+use super::maps;
+use super::plan::{Facts, Plan, SNAPSHOT, When};
+use super::skel::{OpenTcptracerSkel, TcptracerSkel, TcptracerSkelBuilder};
+use super::wire;
+
+/// Finds out what this kernel allows, and loads it with the user's configuration. Nothing is attached.
+pub fn load<'o>(
+    config: &Config,
+    object: &'o mut MaybeUninit<OpenObject>,
+) -> Result<(TcptracerSkel<'o>, Plan)> {
+    let plan = Plan::from_facts(&Facts::gather(config.cgroups.is_some()))?;
+    let mut skel = TcptracerSkelBuilder::default()
+        .open(object)
+        .context("cannot open the BPF object")?;
+
+    choose_programs(&mut skel, &plan, config);
+    set_config(&mut skel, config, &plan)?;
+    skel.maps
+        .events
+        .set_max_entries(config.ring_bytes)
+        .with_context(|| format!("cannot set the ring to {} bytes", config.ring_bytes))?;
+    skel.maps
+        .conns
+        .set_max_entries(config.max_connections)
+        .with_context(|| {
+            format!(
+                "cannot make room for {} connections",
+                config.max_connections
+            )
+        })?;
+    let filter = &config.filter;
+    let cgroups = open_filter(&mut skel.maps.cgroupmap, "--cgroupmap", &filter.cgroup_map)?;
+    let mounts = open_filter(&mut skel.maps.mntnsmap, "--mntnsmap", &filter.mntns_map)?;
+    let skel = skel.load().with_context(|| {
+        format!(
+            "cannot load the BPF programs (ring of {} bytes, {} connections)",
+            config.ring_bytes, config.max_connections
+        )
+    })?;
+    for (outer, inner) in [
+        (&skel.maps.cgroupmap, cgroups),
+        (&skel.maps.mntnsmap, mounts),
+    ] {
+        if let Some(map) = inner {
+            let fd = map.as_fd().as_raw_fd().to_ne_bytes();
+            outer
+                .update(&0u32.to_ne_bytes(), &fd, MapFlags::ANY)
+                .context("cannot use the filter map")?;
+        }
+    }
+    Ok((skel, plan))
+}
+
+/// Opens the user's map and shapes ours, which is to hold it, by it. Without one ours is not made.
+fn open_filter(
+    outer: &mut OpenMapMut<'_>,
+    option: &str,
+    path: &Option<PathBuf>,
+) -> Result<Option<MapHandle>> {
+    let Some(path) = path else {
+        outer.set_autocreate(false)?;
+        return Ok(None);
+    };
+    let map = maps::open_pinned(option, path)?;
+    outer.set_inner_map_fd(map.as_fd())?;
+    Ok(Some(map))
+}
+
+fn choose_programs(skel: &mut OpenTcptracerSkel<'_>, plan: &Plan, config: &Config) {
+    for hook in &HOOKS {
+        let when = plan.when(hook.place, config);
+        (hook.open)(&mut skel.progs).set_autoload(when != When::Never);
+    }
+}
+
+fn set_config(skel: &mut OpenTcptracerSkel<'_>, config: &Config, plan: &Plan) -> Result<()> {
+    let filter = &config.filter;
+    let rodata = skel
+        .maps
+        .rodata_data
+        .as_deref_mut()
+        .context("the BPF object has no .rodata")?;
+    let to = &mut rodata.tt_config;
+
+    to.pid = filter.pid.map_or(0, Into::into);
+    to.netns = filter.netns.map_or(0, Into::into);
+    to.family = match filter.family {
+        None => 0,
+        Some(Family::V4) => wire::AF_INET,
+        Some(Family::V6) => wire::AF_INET6,
+    };
+    to.by_cgroup = filter.cgroup_map.is_some().into();
+    to.by_mntns = filter.mntns_map.is_some().into();
+    to.failed = config.failed.into();
+    to.list_existing = config.existing.into();
+    to.cookies = plan.cookies.into();
+    to.fexit_accept = plan.fexit_accept.into();
+    to.hierarchy = config.cgroups.unwrap_or(0);
+    to.either = filter.either_map.into();
+    Ok(())
+}
+
+/// Attaches what the plan has, the state machine last: whatever it reports, the other hooks see.
+pub fn attach(skel: &TcptracerSkel<'_>, plan: &Plan, config: &Config) -> Result<Vec<Link>> {
+    let when = |place| plan.when(place, config);
+    HOOKS
+        .iter()
+        .rev()
+        .filter(|hook| when(hook.place) == When::Start)
+        .map(|hook| {
+            (hook.loaded)(&skel.progs)
+                .attach()
+                .with_context(|| format!("cannot attach to {}", hook.name))
+        })
+        .collect()
+}
+
+/// Seeds the state with what is open already; returns the connections the user asked to see, and how many of them
+/// could not be decoded.
+pub fn snapshot(skel: &TcptracerSkel<'_>) -> Result<(Vec<Event>, u64)> {
+    let mut bytes = Vec::new();
+
+    for place in SNAPSHOT {
+        let prog = (place.hook().loaded)(&skel.progs);
+        let link = prog.attach().context("cannot attach the snapshot")?;
+        let mut iter = Iter::new(&link).context("cannot start the snapshot")?;
+        read_all(&mut iter, &mut bytes).context("cannot take the snapshot")?;
+    }
+    Ok(wire::decode_events(&bytes))
+}
+
+/// The iterator asks for another try when it has walked a million files in one read.
+fn read_all(from: &mut impl Read, to: &mut Vec<u8>) -> io::Result<()> {
+    loop {
+        match from.read_to_end(to) {
+            Ok(_) => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+        }
+    }
+}

@@ -1,0 +1,425 @@
+/*!
+From facts about this kernel to what is loaded and attached. Pure.
+*/
+
+use thiserror::Error;
+
+use super::config::Config;
+use super::hooks::{HOOKS, Place, Shortcoming};
+
+/// How the trial of a program went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trial {
+    /// It can be used.
+    Works,
+    /// The kernel said no, with this error.
+    Refused(String),
+    /// Its tracepoint is not in tracefs, or that cannot be read.
+    Missing,
+    /// No use trying: something that every program needs is missing, or it would not be used.
+    NotTried,
+}
+
+/// What was found out. Facts only; the rules are in [`Plan::from_facts`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Effective capabilities allow `bpf(2)`: `CAP_BPF` or `CAP_SYS_ADMIN`.
+    pub cap_bpf: bool,
+    /// Effective capabilities allow tracing programs: `CAP_PERFMON` or `CAP_SYS_ADMIN`.
+    pub cap_perfmon: bool,
+    /// The kernel describes its types: `/sys/kernel/btf/vmlinux`.
+    pub btf: bool,
+    /// The programs of the state machine may ask for the cookies of sockets (5.12).
+    pub cookies: Trial,
+    /// Cgroups that come and go are to be reported.
+    pub cgroups: bool,
+    /// Tasks can be preempted inside tracepoints (7.0).
+    pub preemptible_tracepoints: bool,
+    /// In the order of the table.
+    trials: [Trial; HOOKS.len()],
+}
+
+impl Facts {
+    /// Nothing is there, and nothing was tried.
+    pub(super) fn none() -> Self {
+        Self {
+            cap_bpf: false,
+            cap_perfmon: false,
+            btf: false,
+            cookies: Trial::NotTried,
+            cgroups: false,
+            preemptible_tracepoints: false,
+            trials: [const { Trial::NotTried }; HOOKS.len()],
+        }
+    }
+
+    /// How the trial of a place's program went.
+    pub fn trial(&self, place: Place) -> &Trial {
+        &self.trials[place as usize]
+    }
+
+    /// Whether it can be used.
+    pub fn works(&self, place: Place) -> bool {
+        *self.trial(place) == Trial::Works
+    }
+
+    pub(super) fn all_work(&self, places: &[Place]) -> bool {
+        places.iter().all(|place| self.works(*place))
+    }
+
+    /// That is how its trial went.
+    pub(crate) fn set(&mut self, place: Place, trial: Trial) {
+        self.trials[place as usize] = trial;
+    }
+}
+
+/// What every connection takes.
+pub(super) const STATE_MACHINE: [Place; 3] =
+    [Place::SetState, Place::DestroySock, Place::ReceiveReset];
+/// All or none.
+pub(super) const SYSCALLS: [Place; 4] = [
+    Place::ExitAccept,
+    Place::ExitAccept4,
+    Place::EnterConnect,
+    Place::ExitConnect,
+];
+/// All or none.
+pub(super) const SNAPSHOT: [Place; 2] = [Place::SeedListeners, Place::SeedConnections];
+/// All or none.
+pub(super) const CGROUPS: [Place; 2] = [Place::CgroupMkdir, Place::CgroupRmdir];
+
+/// What to do with a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    /// Not to load it.
+    Never,
+    /// To attach it at the start.
+    Start,
+    /// To load it, and attach it once it is needed.
+    Needed,
+    /// To run it once, at the start.
+    Once,
+}
+
+/// Which programs to load and attach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Attach `fexit/inet_csk_accept`.
+    pub fexit_accept: bool,
+    /// Attach `fentry/tcp_done_with_error`.
+    pub fatal_errors: bool,
+    /// Attach `fentry/sock_def_error_report`. With neither, an error that its process reads too early is inferred.
+    pub announced_errors: bool,
+    /// Attach `tp/syscalls/sys_exit_accept{,4}`, also beside fexit: only these see a thread that
+    /// was already blocked in accept. If failed connects are wanted, those of connect as well.
+    pub syscalls: bool,
+    /// `tp/io_uring/io_uring_complete` can be attached when it is needed.
+    pub io_uring_accept: bool,
+    /// Seed the state with the connections that are open already.
+    pub snapshot: bool,
+    /// Connections are known by the cookies of their sockets; else by ids made up.
+    pub cookies: bool,
+    /// Attach the state machine twice: while a task is preempted in one of the programs, the kernel
+    /// skips that for all others on the CPU.
+    pub twice: bool,
+}
+
+/// Tracing cannot work here.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum Impossible {
+    /// `bpf(2)` would be refused.
+    #[error("missing CAP_BPF: run as root or add CAP_BPF and CAP_PERFMON")]
+    NoCapBpf,
+    /// Tracing programs would be refused.
+    #[error("missing CAP_PERFMON: run as root or add CAP_PERFMON beside CAP_BPF")]
+    NoCapPerfmon,
+    /// The kernel has no BTF.
+    #[error(
+        "the kernel does not describe its types: /sys/kernel/btf/vmlinux is missing \
+         (it needs CONFIG_DEBUG_INFO_BTF=y, and /sys mounted)"
+    )]
+    NoBtf,
+    /// The main program does not load.
+    #[error(
+        "the kernel refuses the tracing programs on inet_sock_set_state, tcp_destroy_sock and \
+         tcp_receive_reset: 5.10 or later is needed, not locked down for confidentiality"
+    )]
+    NoStateMachine,
+    /// No hook can tell who accepts.
+    #[error(
+        "nothing can tell who accepts: tracefs is not mounted or not readable \
+         (mount -t tracefs tracefs /sys/kernel/tracing), or the kernel lacks CONFIG_FTRACE_SYSCALLS"
+    )]
+    NoAcceptHook,
+    /// Cgroups are to be told of, and cannot be.
+    #[error("the kernel refuses the tracing programs on cgroup_mkdir and cgroup_rmdir")]
+    NoCgroupHooks,
+}
+
+impl Plan {
+    /// The rules.
+    pub fn from_facts(facts: &Facts) -> Result<Self, Impossible> {
+        if !facts.cap_bpf {
+            return Err(Impossible::NoCapBpf);
+        }
+        if !facts.cap_perfmon {
+            return Err(Impossible::NoCapPerfmon);
+        }
+        if !facts.btf {
+            return Err(Impossible::NoBtf);
+        }
+        if !facts.all_work(&STATE_MACHINE) {
+            return Err(Impossible::NoStateMachine);
+        }
+        let fexit_accept = facts.works(Place::InetCskAccept);
+        let syscalls = facts.all_work(&SYSCALLS);
+        if !fexit_accept && !syscalls {
+            return Err(Impossible::NoAcceptHook);
+        }
+        if facts.cgroups && !facts.all_work(&CGROUPS) {
+            return Err(Impossible::NoCgroupHooks);
+        }
+        let fatal_errors = facts.works(Place::DoneWithError);
+        Ok(Self {
+            fexit_accept,
+            fatal_errors,
+            announced_errors: facts.works(Place::ErrorReport) && !fatal_errors,
+            syscalls,
+            // fexit sees the accepts of io_uring as well.
+            io_uring_accept: facts.works(Place::IoUring) && !fexit_accept,
+            snapshot: facts.all_work(&SNAPSHOT),
+            cookies: facts.cookies == Trial::Works,
+            twice: facts.preemptible_tracepoints,
+        })
+    }
+
+    /// What to do with the program of a place for this configuration.
+    pub(super) fn when(&self, place: Place, config: &Config) -> When {
+        let start = |used| match used {
+            true => When::Start,
+            false => When::Never,
+        };
+        match place {
+            Place::SetState | Place::DestroySock | Place::ReceiveReset => When::Start,
+            Place::SetStateAgain | Place::DestroySockAgain => start(self.twice),
+            Place::DoneWithError => start(self.fatal_errors),
+            Place::ErrorReport => start(self.announced_errors),
+            Place::InetCskAccept => start(self.fexit_accept),
+            Place::ExitAccept | Place::ExitAccept4 => start(self.syscalls),
+            Place::EnterConnect | Place::ExitConnect => start(self.syscalls && config.failed),
+            Place::IoUring if self.io_uring_accept => When::Needed,
+            Place::SeedListeners | Place::SeedConnections if self.snapshot => When::Once,
+            Place::IoUring | Place::SeedListeners | Place::SeedConnections => When::Never,
+            Place::CgroupMkdir | Place::CgroupRmdir => start(config.cgroups.is_some()),
+        }
+    }
+
+    /// What tracing does without.
+    pub fn shortcomings(&self) -> Vec<Shortcoming> {
+        [
+            (self.syscalls, Shortcoming::BlockedAccepts),
+            (
+                self.fexit_accept || self.io_uring_accept,
+                Shortcoming::IoUringAccepts,
+            ),
+            (self.snapshot, Shortcoming::OlderConnections),
+        ]
+        .into_iter()
+        .filter_map(|(has, shortcoming)| (!has).then_some(shortcoming))
+        .collect()
+    }
+}
+
+#[cfg(test)]
+impl Facts {
+    /// Of a kernel that refuses nothing, where cgroups are not asked for.
+    pub fn all_there() -> Self {
+        let mut facts = Self {
+            cap_bpf: true,
+            cap_perfmon: true,
+            btf: true,
+            cookies: Trial::Works,
+            ..Self::none()
+        };
+        for hook in &HOOKS {
+            facts.set(hook.place, Trial::Works);
+        }
+        for place in [Place::ErrorReport, Place::CgroupMkdir, Place::CgroupRmdir] {
+            facts.set(place, Trial::NotTried);
+        }
+        facts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NO: Trial = Trial::Refused(String::new());
+
+    const FULL: Plan = Plan {
+        fexit_accept: true,
+        fatal_errors: true,
+        announced_errors: false,
+        syscalls: true,
+        io_uring_accept: false,
+        snapshot: true,
+        cookies: true,
+        twice: false,
+    };
+
+    #[track_caller]
+    fn plan(change: impl FnOnce(&mut Facts)) -> Result<Plan, Impossible> {
+        let mut facts = Facts::all_there();
+        change(&mut facts);
+        Plan::from_facts(&facts)
+    }
+
+    #[test]
+    fn all_facts_give_the_full_plan() {
+        let plan = plan(|_| {}).expect("possible");
+        assert_eq!(plan, FULL);
+        assert!(plan.shortcomings().is_empty());
+    }
+
+    #[test]
+    fn each_fact_that_tracing_cannot_do_without_is_named() {
+        assert_eq!(plan(|f| f.cap_bpf = false), Err(Impossible::NoCapBpf));
+        assert_eq!(
+            plan(|f| f.cap_perfmon = false),
+            Err(Impossible::NoCapPerfmon)
+        );
+        assert_eq!(plan(|f| f.btf = false), Err(Impossible::NoBtf));
+        for place in STATE_MACHINE {
+            assert_eq!(plan(|f| f.set(place, NO)), Err(Impossible::NoStateMachine));
+        }
+        assert_eq!(
+            plan(|f| {
+                f.set(Place::InetCskAccept, NO);
+                f.set(Place::ExitAccept, Trial::Missing);
+            }),
+            Err(Impossible::NoAcceptHook)
+        );
+    }
+
+    #[test]
+    fn without_the_hooks_of_cgroups_those_cannot_be_told() {
+        for (mkdir, rmdir, expected) in [
+            (Trial::Works, Trial::Works, Ok(FULL)),
+            (NO, Trial::Works, Err(Impossible::NoCgroupHooks)),
+            (Trial::Works, NO, Err(Impossible::NoCgroupHooks)),
+        ] {
+            let plan = plan(|f| {
+                f.cgroups = true;
+                f.set(Place::CgroupMkdir, mkdir);
+                f.set(Place::CgroupRmdir, rmdir);
+            });
+            assert_eq!(plan, expected);
+        }
+    }
+
+    #[test]
+    fn without_fexit_the_system_calls_and_io_uring_are_hooked() {
+        assert_eq!(
+            plan(|f| f.set(Place::InetCskAccept, NO)),
+            Ok(Plan {
+                fexit_accept: false,
+                io_uring_accept: true,
+                ..FULL
+            })
+        );
+    }
+
+    #[test]
+    fn errors_come_from_the_better_hook_and_without_any_nothing_is_lacking() {
+        for (fatal, announced, fatal_errors, announced_errors) in [
+            (Trial::Works, Trial::Works, true, false),
+            (NO, Trial::Works, false, true),
+            (NO, NO, false, false),
+        ] {
+            let plan = plan(|f| {
+                f.set(Place::DoneWithError, fatal);
+                f.set(Place::ErrorReport, announced);
+            });
+            let expected = Plan {
+                fatal_errors,
+                announced_errors,
+                ..FULL
+            };
+            assert_eq!(plan, Ok(expected));
+            assert_eq!(plan.map(|p| p.shortcomings()), Ok(vec![]));
+        }
+    }
+
+    #[test]
+    fn without_one_of_the_system_calls_fexit_is_enough_but_blocked_accepts_are_told() {
+        for place in SYSCALLS {
+            let plan = plan(|f| f.set(place, Trial::Missing));
+            assert_eq!(
+                plan,
+                Ok(Plan {
+                    syscalls: false,
+                    ..FULL
+                })
+            );
+            assert_eq!(
+                plan.map(|p| p.shortcomings()),
+                Ok(vec![Shortcoming::BlockedAccepts])
+            );
+        }
+    }
+
+    #[test]
+    fn without_any_io_uring_hook_it_is_told() {
+        let plan = plan(|f| {
+            f.set(Place::InetCskAccept, NO);
+            f.set(Place::IoUring, NO);
+        });
+        assert_eq!(
+            plan.map(|p| p.shortcomings()),
+            Ok(vec![Shortcoming::IoUringAccepts])
+        );
+    }
+
+    #[test]
+    fn where_tracepoints_are_preempted_the_state_machine_is_attached_twice() {
+        assert_eq!(
+            plan(|f| f.preemptible_tracepoints = true),
+            Ok(Plan {
+                twice: true,
+                ..FULL
+            })
+        );
+    }
+
+    #[test]
+    fn without_cookies_nothing_is_lost() {
+        let plan = plan(|f| f.cookies = NO);
+        assert_eq!(
+            plan,
+            Ok(Plan {
+                cookies: false,
+                ..FULL
+            })
+        );
+        assert_eq!(plan.map(|p| p.shortcomings()), Ok(vec![]));
+    }
+
+    #[test]
+    fn without_the_iterator_there_is_no_snapshot() {
+        for place in SNAPSHOT {
+            let plan = plan(|f| f.set(place, NO));
+            assert_eq!(
+                plan,
+                Ok(Plan {
+                    snapshot: false,
+                    ..FULL
+                })
+            );
+            assert_eq!(
+                plan.map(|p| p.shortcomings()),
+                Ok(vec![Shortcoming::OlderConnections])
+            );
+        }
+    }
+}

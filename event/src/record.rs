@@ -1,0 +1,379 @@
+//! An event as it is written, whoever reported it: by the host tool from the kernel, by the plugin from an agent.
+
+use crate::{Event, Kind, Nanos, Reason, Role, Source};
+
+/// An event, or an open connection, as it is written. `T` is a moment that can be shown. All text is printable.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record<T> {
+    /// What happened; `None` if this program does not know it.
+    pub kind: Option<Kind>,
+    /// When.
+    pub time: Option<T>,
+    /// The connection's id.
+    pub id: String,
+    /// Which side of it this is.
+    pub role: Role,
+    /// The owner's process.
+    pub pid: u32,
+    /// Its thread.
+    pub tid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// The thread's name.
+    pub comm: String,
+    /// How the owner is known.
+    pub source: Source,
+    /// The id of the owner's cgroup.
+    pub cgroup_id: u64,
+    /// The inode of its mount namespace.
+    pub mntns: u32,
+    /// The inode of the socket's network namespace.
+    pub netns: u32,
+    /// The version of IP that the socket speaks to its user.
+    pub ip: Option<u8>,
+    /// This side's address.
+    pub saddr: String,
+    /// The peer's address.
+    pub daddr: String,
+    /// This side's port.
+    pub sport: u32,
+    /// The peer's port.
+    pub dport: u32,
+    /// When the SYN was sent, on the client.
+    pub syn: Option<T>,
+    /// When the handshake completed.
+    pub established: Option<T>,
+    /// When it was accepted, on the server.
+    pub accepted: Option<T>,
+    /// When the first FIN was sent or received.
+    pub first_fin: Option<T>,
+    /// From the SYN to the end of the handshake.
+    pub handshake_ns: Option<Nanos>,
+    /// How long it waited to be accepted.
+    pub accept_wait_ns: Option<Nanos>,
+    /// How long it was open.
+    pub duration_ns: Option<Nanos>,
+    /// Why it ended, if it has.
+    pub reason: Option<Reason>,
+    /// The `errno` it ended with, if one.
+    pub errno: Option<u32>,
+    /// The `errno` follows from what the socket still showed.
+    pub errno_inferred: bool,
+    /// The process that closed it.
+    pub closer_pid: Option<u32>,
+    /// The name of its thread.
+    pub closer_comm: Option<String>,
+    /// Payload bytes sent.
+    pub bytes_sent: Option<u64>,
+    /// Payload bytes received.
+    pub bytes_received: Option<u64>,
+    /// Segments sent.
+    pub segments_sent: Option<u32>,
+    /// Segments received.
+    pub segments_received: Option<u32>,
+    /// Segments sent again.
+    pub retransmits: Option<u32>,
+    /// Smoothed round-trip time in microseconds, if it was measured.
+    pub srtt_us: Option<u64>,
+}
+
+/// What a field holds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value<'a, T> {
+    /// A name or an address.
+    Text(&'a str),
+    /// A number.
+    Number(u64),
+    /// Whether it is so.
+    Flag(bool),
+    /// A moment.
+    Time(T),
+}
+
+/// A name and what it holds.
+pub type Field<'a, T> = (&'static str, Value<'a, T>);
+
+impl<T: Copy> Record<T> {
+    /// An event of this host; `at` tells which moment a time of the kernel was.
+    pub fn of(event: &Event, at: impl Fn(Nanos) -> T) -> Self {
+        let counters = event.counters.as_ref();
+        Self {
+            kind: Some(event.kind),
+            time: Some(at(event.time)),
+            id: event.id.to_string(),
+            role: event.role,
+            pid: event.owner.pid,
+            tid: event.owner.tid,
+            uid: event.owner.uid,
+            comm: event.owner.comm.printable(),
+            source: event.source,
+            cgroup_id: event.owner.cgroup_id,
+            mntns: event.owner.mntns,
+            netns: event.netns,
+            ip: Some(if event.local.is_ipv4() { 4 } else { 6 }),
+            saddr: event.local.ip().to_string(),
+            daddr: event.remote.ip().to_string(),
+            sport: event.local.port().into(),
+            dport: event.remote.port().into(),
+            syn: event.syn.map(&at),
+            established: event.established.map(&at),
+            accepted: event.accepted.map(&at),
+            first_fin: event.first_fin.map(&at),
+            handshake_ns: event.handshake(),
+            accept_wait_ns: event.accept_wait(),
+            duration_ns: event.duration(),
+            reason: event.kind.is_end().then_some(event.reason),
+            errno: (event.kind.is_end() && event.errno != 0).then(|| event.errno.into()),
+            errno_inferred: event.errno_inferred,
+            closer_pid: event.closer.map(|c| c.pid),
+            closer_comm: event.closer.map(|c| c.comm.printable()),
+            bytes_sent: counters.map(|c| c.bytes_sent),
+            bytes_received: counters.map(|c| c.bytes_received),
+            segments_sent: counters.map(|c| c.segments_sent),
+            segments_received: counters.map(|c| c.segments_received),
+            retransmits: counters.map(|c| c.retransmits),
+            srtt_us: counters.and_then(|c| (c.srtt_us != 0).then(|| c.srtt_us.into())),
+        }
+    }
+
+    /// Puts out the fields of JSON that say what happened and when. An output that adds fields of its own does so behind
+    /// these.
+    pub fn put_head<E>(&self, mut put: impl FnMut(Field<'_, T>) -> Result<(), E>) -> Result<(), E> {
+        put(("type", Value::Text(self.kind.map_or("unknown", Kind::name))))?;
+        match self.time {
+            Some(time) => put(("time", Value::Time(time))),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts out the other fields of JSON, in the order in which they are written. Their names are a promise. What does not
+    /// apply is left out.
+    pub fn put_fields<E>(
+        &self,
+        mut put: impl FnMut(Field<'_, T>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        // One after the other, not as a list: a busy host has many.
+        macro_rules! fields {
+            ($($name:literal: $kind:ident $value:expr;)+) => {
+                $(fields!(@ $name $kind $value);)+
+            };
+            (@ $name:literal always $value:expr) => {
+                put(($name, $value.into()))?
+            };
+            (@ $name:literal known $value:expr) => {
+                if let Some(value) = $value {
+                    put(($name, value.into()))?;
+                }
+            };
+            (@ $name:literal time $value:expr) => {
+                if let Some(time) = $value {
+                    put(($name, Value::Time(time)))?;
+                }
+            };
+        }
+        fields! {
+            "id": always self.id.as_str();
+            "role": always self.role.name();
+            "pid": always self.pid;
+            "tid": always self.tid;
+            "uid": always self.uid;
+            "comm": always self.comm.as_str();
+            "source": always self.source.name();
+            "cgroup_id": always self.cgroup_id;
+            "mntns": always self.mntns;
+            "netns": always self.netns;
+            "ip": known self.ip.map(u32::from);
+            "saddr": always self.saddr.as_str();
+            "daddr": always self.daddr.as_str();
+            "sport": always self.sport;
+            "dport": always self.dport;
+            "syn": time self.syn;
+            "established": time self.established;
+            "accepted": time self.accepted;
+            "first_fin": time self.first_fin;
+            "handshake_ns": known self.handshake_ns;
+            "accept_wait_ns": known self.accept_wait_ns;
+            "duration_ns": known self.duration_ns;
+            "reason": known self.reason.map(Reason::name);
+            "errno": known self.errno;
+            "errno_inferred": known self.errno_inferred.then_some(true);
+            "closer_pid": known self.closer_pid;
+            "closer_comm": known self.closer_comm.as_deref();
+            "bytes_sent": known self.bytes_sent;
+            "bytes_received": known self.bytes_received;
+            "segments_sent": known self.segments_sent;
+            "segments_received": known self.segments_received;
+            "retransmits": known self.retransmits;
+            "srtt_us": known self.srtt_us;
+        }
+        Ok(())
+    }
+}
+
+impl<'a, T> From<&'a str> for Value<'a, T> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl<T> From<u32> for Value<'_, T> {
+    fn from(number: u32) -> Self {
+        Self::Number(number.into())
+    }
+}
+
+impl<T> From<u64> for Value<'_, T> {
+    fn from(number: u64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl<T> From<bool> for Value<'_, T> {
+    fn from(flag: bool) -> Self {
+        Self::Flag(flag)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Closer, Comm, ConnectionId, Counters, Process};
+
+    fn comm(name: &[u8]) -> Comm {
+        let mut bytes = [0; 16];
+        bytes[..name.len()].copy_from_slice(name);
+        Comm::new(bytes)
+    }
+
+    /// The end of a connection of which everything is known.
+    fn close() -> Event {
+        Event {
+            kind: Kind::Close,
+            time: 9,
+            id: ConnectionId { cookie: 7, life: 2 },
+            role: Role::Client,
+            owner: Process {
+                pid: 10,
+                tid: 11,
+                uid: 12,
+                comm: comm(b"cu\x1brl"),
+                cgroup_id: 13,
+                mntns: 14,
+            },
+            source: Source::Snapshot,
+            closer: Some(Closer {
+                pid: 15,
+                comm: comm(b"worker"),
+            }),
+            netns: 16,
+            local: "[2001:db8::1]:17".parse().expect("an address"),
+            remote: "[2001:db8::2]:18".parse().expect("an address"),
+            syn: Some(1),
+            established: Some(3),
+            accepted: Some(7),
+            first_fin: Some(8),
+            reason: Reason::ResetRemote,
+            errno: 104,
+            errno_inferred: true,
+            counters: Some(Counters {
+                bytes_sent: 21,
+                bytes_received: 22,
+                segments_sent: 23,
+                segments_received: 24,
+                retransmits: 25,
+                srtt_us: 26,
+            }),
+        }
+    }
+
+    fn written(event: &Event) -> String {
+        let record = Record::of(event, |time| time);
+        let mut shown = Vec::new();
+        let mut show = |(name, value): Field<'_, Nanos>| {
+            shown.push(match value {
+                Value::Text(text) => format!("{name}: {text:?}"),
+                Value::Number(number) => format!("{name}: {number}"),
+                Value::Flag(flag) => format!("{name}: {flag}"),
+                Value::Time(time) => format!("{name}: at {time}"),
+            });
+            Ok::<_, ()>(())
+        };
+        record.put_head(&mut show).expect("it shows all");
+        record.put_fields(&mut show).expect("it shows all");
+        shown.join("\n")
+    }
+
+    /// Who reads the JSON of the host tool or of the plugin relies on these names, and on nothing being left out.
+    #[test]
+    fn the_fields_of_json_are_a_promise() {
+        assert_eq!(
+            written(&close()),
+            r#"type: "close"
+time: at 9
+id: "7.2"
+role: "client"
+pid: 10
+tid: 11
+uid: 12
+comm: "cu?rl"
+source: "snapshot"
+cgroup_id: 13
+mntns: 14
+netns: 16
+ip: 6
+saddr: "2001:db8::1"
+daddr: "2001:db8::2"
+sport: 17
+dport: 18
+syn: at 1
+established: at 3
+accepted: at 7
+first_fin: at 8
+handshake_ns: 2
+accept_wait_ns: 4
+duration_ns: 6
+reason: "reset-remote"
+errno: 104
+errno_inferred: true
+closer_pid: 15
+closer_comm: "worker"
+bytes_sent: 21
+bytes_received: 22
+segments_sent: 23
+segments_received: 24
+retransmits: 25
+srtt_us: 26"#
+        );
+    }
+
+    #[test]
+    fn what_does_not_apply_is_left_out() {
+        let connect = Event {
+            kind: Kind::Connect,
+            closer: None,
+            accepted: None,
+            first_fin: None,
+            errno_inferred: false,
+            counters: None,
+            ..close()
+        };
+        let written = written(&connect);
+        let names: Vec<_> = written
+            .lines()
+            .filter_map(|line| Some(line.split_once(':')?.0))
+            .collect();
+        let expected = "type time id role pid tid uid comm source cgroup_id mntns netns ip saddr daddr sport dport syn \
+            established handshake_ns";
+        assert_eq!(names.join(" "), expected);
+    }
+
+    #[test]
+    fn every_field_is_documented() {
+        let documented = include_str!("../../docs/json.md");
+        let written = written(&close());
+        for line in written.lines() {
+            let name = line.split_once(':').expect("a name").0;
+            assert!(documented.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+}
