@@ -325,13 +325,14 @@ static __always_inline void on_reset(struct sock *sk)
  */
 static __always_inline void on_error_announced(struct sock *sk)
 {
+	int error = read_once(sk->sk_err);
 	struct tt_conn *conn;
 
-	if (sk->__sk_common.skc_state == BPF_TCP_CLOSE || !sk->sk_err)
+	if (sk->__sk_common.skc_state == BPF_TCP_CLOSE || !error)
 		return;
 	conn = find(sk);
 	if (conn)
-		conn->noticed = sk->sk_err;
+		conn->noticed = error;
 }
 
 static __always_inline void on_failed(struct tt_conn *conn, struct sock *sk)
@@ -350,6 +351,7 @@ static __always_inline void on_closed(struct sock *sk, int from, bool again)
 	__u64 key = (__u64)sk;
 	bool current_acts, lost;
 	__u8 broken;
+	int error;
 
 	if (!conn) {
 		/* A child that nobody accepted is neither held nor let go by a process. */
@@ -363,8 +365,9 @@ static __always_inline void on_closed(struct sock *sk, int from, bool again)
 		return;
 	conn->closed = 1;
 	conn->t_closed = bpf_ktime_get_ns();
-	if (sk->sk_err)
-		conn->error = sk->sk_err;
+	error = read_once(sk->sk_err);
+	if (error)
+		conn->error = error;
 	lost = !conn->error && has_lost_error(sk, from, conn->noticed);
 	if (lost)
 		set_lost_error(conn, sk, is_given_up(sk));
@@ -409,10 +412,11 @@ static __always_inline void on_destroyed(struct sock *sk)
 		return;
 	if (!conn->closed) {
 		struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+		int error = read_once(sk->sk_err);
 
 		conn->t_closed = bpf_ktime_get_ns();
-		if (!conn->error && sk->sk_err) {
-			conn->error = sk->sk_err;
+		if (!conn->error && error) {
+			conn->error = error;
 			conn->reason = broken_by(sk, BPF_TCP_ESTABLISHED, conn->error);
 		}
 		/* The peer acknowledged our SYN: it was established. */

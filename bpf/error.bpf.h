@@ -7,6 +7,12 @@
 #ifndef TT_ERROR_BPF_H
 #define TT_ERROR_BPF_H
 
+/*
+ * One load, which the compiler does not repeat: a process may clear sk_err at any time, so that a second read gives 0
+ * where the first did not.
+ */
+#define read_once(field) (*(volatile typeof(field) *)&(field))
+
 /* A process holds the socket's lock: a system call of its, or what had to wait for the end of one. */
 static __always_inline bool is_locked(struct sock *sk)
 {
@@ -110,7 +116,9 @@ static __always_inline void set_lost_error(struct tt_conn *conn, struct sock *sk
 	if (conn->noticed) {
 		conn->error = conn->noticed;
 	} else if (timed_out) {
-		conn->error = sk->sk_err_soft ?: ETIMEDOUT;
+		int soft = read_once(sk->sk_err_soft);
+
+		conn->error = soft ?: ETIMEDOUT;
 		conn->error_inferred = 1;
 	}
 }
