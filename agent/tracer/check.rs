@@ -15,7 +15,7 @@ use procfs::process::Process;
 use rustix::system::uname;
 use serde::Serialize;
 
-use crate::bpf::{Facts, HOOKS, Hook, Impossible, Instead, Place, Plan, Trial};
+use crate::bpf::{Facts, Group, HOOKS, Hook, Impossible, Instead, Plan, Trial};
 
 /// How the report is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -173,17 +173,16 @@ impl Row {
         };
         match row.state {
             Use::NotNeeded => {}
-            Use::Used if hook.place == Place::IoUring => row.state = Use::OnDemand,
+            Use::Used if hook.group == Group::IoUring => row.state = Use::OnDemand,
             Use::Used | Use::OnDemand => {}
             Use::Refused | Use::Missing | Use::NotTried => {
-                row.instead = hook.instead.iter().find_map(|instead| match *instead {
-                    Instead::Text(text) => Some(text),
-                    Instead::Hook(place) => facts.works(place).then_some(place.hook().name),
+                row.instead = plan.instead(hook).map(|instead| match instead {
+                    Instead::Text(text) => text,
+                    Instead::Hook(place) => place.hook().name,
                 });
             }
         }
-        let lost = hook.lost.filter(|lost| plan.shortcomings().contains(lost));
-        row.lost = lost.map(|lost| lost.to_string());
+        row.lost = plan.lost(hook).map(|lost| lost.to_string());
         row
     }
 }
@@ -307,24 +306,17 @@ fn of_filter_maps() -> [Requirement; 2] {
 }
 
 fn hooks(facts: &Facts, plan: Option<&Plan>) -> Vec<Row> {
-    let is_asked = |place| match place {
-        Place::CgroupMkdir | Place::CgroupRmdir => facts.cgroups,
-        _ => !place.is_second(),
-    };
-    let mut rows = Vec::new();
-    for hook in HOOKS.iter().filter(|hook| is_asked(hook.place)) {
-        rows.push(Row::of(hook, facts, plan));
-        // The last of the state machine.
-        if hook.place == Place::ReceiveReset {
-            rows.push(Row {
-                state: match facts.preemptible_tracepoints {
-                    true => Use::Used,
-                    false => Use::NotNeeded,
-                },
-                ..Row::new("tp_btf hooks a second time", &Trial::Works)
-            });
-        }
-    }
+    let row = |hook| Row::of(hook, facts, plan);
+    let mut rows: Vec<_> = Group::StateMachine.hooks().map(row).collect();
+    rows.push(Row {
+        state: match facts.preemptible_tracepoints {
+            true => Use::Used,
+            false => Use::NotNeeded,
+        },
+        ..Row::new("tp_btf hooks a second time", &Trial::Works)
+    });
+    let is_other = |hook: &&Hook| hook.group != Group::StateMachine && facts.ask_for(hook.group);
+    rows.extend(HOOKS.iter().filter(is_other).map(row));
     let cookies = Row::new("helper bpf_get_socket_cookie", &facts.cookies);
     let ids = "ids of our own, which are not the kernel's socket cookies";
     rows.push(Row {
@@ -376,7 +368,7 @@ impl Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bpf::Shortcoming;
+    use crate::bpf::{Place, Shortcoming};
 
     fn report(change: impl FnOnce(&mut Facts)) -> Report {
         report_with(Vec::new(), change)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use rustix::system::uname;
-use tcptracer::bpf::{self, Consumer, Filter, NoRoom, PinDir, Place, Plan, Tracer};
+use tcptracer::bpf::{self, Consumer, Filter, NoRoom, PinDir, Plan, Tracer};
 use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -222,29 +222,10 @@ fn about(args: &Args, tracer: &Tracer) -> About {
         epoch: since_1970.as_nanos() as u64,
         started: Timestamp::now(),
         kernel: uname().release().to_string_lossy().into_owned(),
-        refused_hooks: refused_hooks(tracer.plan()),
+        refused_hooks: tracer.plan().refused().collect(),
         labels: args.pod_labels.clone(),
         pod_source: args.source().name(),
     }
-}
-
-/// Hooks that this kernel does not allow, and why that is no loss.
-fn refused_hooks(plan: &Plan) -> Vec<(&'static str, &'static str)> {
-    [
-        (
-            plan.fexit_accept,
-            Place::InetCskAccept,
-            "the kernel refuses it; the system calls' tracepoints do its work",
-        ),
-        (
-            plan.fatal_errors || plan.announced_errors,
-            Place::DoneWithError,
-            "the kernel refuses it; an error that its process reads too early is inferred",
-        ),
-    ]
-    .into_iter()
-    .filter_map(|(works, place, why_not)| (!works).then_some((place.hook().name, why_not)))
-    .collect()
 }
 
 /// The tasks of the process.

@@ -27,7 +27,7 @@ use tcptracer_event::{CgroupChange, Event, Kind, Losses, Source};
 use super::config::Config;
 use super::connections::Connections;
 use super::control::{Asks, Flusher};
-use super::hooks::{Place, Shortcoming};
+use super::hooks::{Group, Shortcoming};
 use super::load::{attach, load, snapshot};
 use super::plan::Plan;
 use super::programs::{self, Program};
@@ -414,8 +414,8 @@ fn drain_until_stopped(
         out.flush();
         if io_uring_wanted && out.unseen_accepts >= UNSEEN_ACCEPTS {
             io_uring_wanted = false;
-            match programs::attach_now(skel, &report.programs, Place::IoUring) {
-                Ok(link) => links.push(link),
+            match programs::attach_now(skel, &report.programs, Group::IoUring) {
+                Ok(more) => links.extend(more),
                 Err(e) => out.lacks(Shortcoming::IoUringAccepts, &e),
             }
         }

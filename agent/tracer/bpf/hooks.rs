@@ -1,8 +1,8 @@
 /*!
 The places in the kernel that we have programs for, each said once.
 
-Whether a place is used on this kernel follows from facts ([`super::plan`]). Loading, attaching, accounting and `check` go
-through this table.
+The groups of this table say what belongs together. Whether a group is used on this kernel follows from facts
+([`super::plan`]). Trials, loading, attaching, accounting and `check` go through this table.
 */
 
 use libbpf_rs::{OpenProgramMut, ProgramMut};
@@ -26,7 +26,7 @@ pub enum Kind {
 }
 
 /// What the user should know is missing.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shortcoming {
     /// No tracepoints of system calls.
     #[error(
@@ -56,6 +56,8 @@ pub enum Instead {
 pub struct Hook {
     /// Which.
     pub place: Place,
+    /// What it is part of.
+    pub group: Group,
     /// As the sections of the object name it.
     pub name: &'static str,
     /// How the program is tied to it.
@@ -66,6 +68,8 @@ pub struct Hook {
     pub instead: &'static [Instead],
     /// With this one it is not needed.
     pub unless: Option<Place>,
+    /// What the agent says if the kernel refuses it and no other place does its work, by which nothing is lost.
+    pub refused: Option<&'static str>,
     /// What is lost without it and what is there instead.
     pub lost: Option<Shortcoming>,
     /// The program before it is loaded.
@@ -94,32 +98,43 @@ macro_rules! section {
 
 macro_rules! hooks {
     ($(
-        $(#[doc = $for:literal])+
-        $place:ident: $kind:ident $target:literal => $program:ident $(, $field:ident: $value:expr)*;
+        $(#[doc = $what:literal])+
+        $group:ident {$(
+            $(#[doc = $for:literal])+
+            $place:ident: $kind:ident $target:literal => $program:ident $(, $field:ident: $value:expr)*;
+        )+}
     )+) => {
+        /// Places that are used together: all of them or none.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Group {
+            $($(#[doc = $what])+ $group,)+
+        }
+
         /// A place in the kernel that we have a program for.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Place {
-            $($(#[doc = $for])+ $place,)+
+            $($($(#[doc = $for])+ $place,)+)+
         }
 
         /// All of them, the last to be attached first: whatever a program reports, those above it see.
-        pub static HOOKS: [Hook; [$(Place::$place),+].len()] = [$(
+        pub static HOOKS: [Hook; [$($(Place::$place),+),+].len()] = [$($(
             Hook {
                 $($field: $value,)*
                 ..Hook {
                     place: Place::$place,
+                    group: Group::$group,
                     name: section!($kind $target),
                     kind: Kind::$kind,
                     target: $target,
                     instead: &[],
                     unless: None,
+                    refused: None,
                     lost: None,
                     open: |progs| &mut progs.$program,
                     loaded: |progs| &progs.$program,
                 }
             },
-        )+];
+        )+)+];
     };
 }
 
@@ -128,55 +143,87 @@ const INFERRED: Instead =
     Instead::Text("what the socket still shows of an error that was read too early");
 
 hooks! {
-    /// The state machine once more, for what the first program was skipped for. It has to run after that.
-    SetStateAgain: TpBtf "inet_sock_set_state" => tt_set_state_again;
-    /// The same of the end.
-    DestroySockAgain: TpBtf "tcp_destroy_sock" => tt_destroy_sock_again;
-    /// The state machine.
-    SetState: TpBtf "inet_sock_set_state" => tt_set_state;
-    /// The end that was missed.
-    DestroySock: TpBtf "tcp_destroy_sock" => tt_destroy_sock;
-    /// That a RST came.
-    ReceiveReset: TpBtf "tcp_receive_reset" => tt_receive_reset;
-    /// The error that ends a connection, as an argument.
-    DoneWithError: Fentry "tcp_done_with_error" => tt_done_with_error,
-        instead: &[Instead::Hook(Place::ErrorReport), INFERRED];
-    /// The error that ends a connection, before its process is woken to read it.
-    ErrorReport: Fentry "sock_def_error_report" => tt_error_report,
-        unless: Some(Place::DoneWithError),
-        instead: &[INFERRED];
+    /// The state machine once more, for what its first programs were skipped for. It has to run after those.
+    SecondCopies {
+        /// Of the transitions.
+        SetStateAgain: TpBtf "inet_sock_set_state" => tt_set_state_again;
+        /// Of the end.
+        DestroySockAgain: TpBtf "tcp_destroy_sock" => tt_destroy_sock_again;
+    }
+    /// What every connection takes.
+    StateMachine {
+        /// The transitions.
+        SetState: TpBtf "inet_sock_set_state" => tt_set_state;
+        /// The end that was missed.
+        DestroySock: TpBtf "tcp_destroy_sock" => tt_destroy_sock;
+        /// That a RST came.
+        ReceiveReset: TpBtf "tcp_receive_reset" => tt_receive_reset;
+    }
+    /// The error that ends a connection, from who sets it.
+    FatalErrors {
+        /// As an argument.
+        DoneWithError: Fentry "tcp_done_with_error" => tt_done_with_error,
+            instead: &[Instead::Hook(Place::ErrorReport), INFERRED],
+            refused: Some("the kernel refuses it; an error that its process reads too early is inferred");
+    }
+    /// The error that ends a connection, from who tells its process.
+    AnnouncedErrors {
+        /// Before the process is woken to read it.
+        ErrorReport: Fentry "sock_def_error_report" => tt_error_report,
+            unless: Some(Place::DoneWithError),
+            instead: &[INFERRED];
+    }
     /// Every accept but those of threads that were blocked in it before.
-    InetCskAccept: Fexit "inet_csk_accept" => tt_inet_csk_accept,
-        instead: &[Instead::Text("the tracepoints of the system calls")];
-    /// Who accepted.
-    ExitAccept: Tp "syscalls/sys_exit_accept" => tt_exit_accept,
-        instead: &[Instead::Hook(Place::InetCskAccept)],
-        lost: Some(Shortcoming::BlockedAccepts);
-    /// The same of the other system call.
-    ExitAccept4: Tp "syscalls/sys_exit_accept4" => tt_exit_accept4,
-        instead: &[Instead::Hook(Place::InetCskAccept)],
-        lost: Some(Shortcoming::BlockedAccepts);
-    /// What a connect is for that fails before a SYN is sent.
-    EnterConnect: Tp "syscalls/sys_enter_connect" => tt_enter_connect,
-        lost: Some(Shortcoming::BlockedAccepts);
-    /// That it failed.
-    ExitConnect: Tp "syscalls/sys_exit_connect" => tt_exit_connect,
-        lost: Some(Shortcoming::BlockedAccepts);
+    FexitAccept {
+        /// Who accepted, and what.
+        InetCskAccept: Fexit "inet_csk_accept" => tt_inet_csk_accept,
+            instead: &[Instead::Text("the tracepoints of the system calls")],
+            refused: Some("the kernel refuses it; the system calls' tracepoints do its work");
+    }
+    /// The system calls that accept, also those that were blocked before.
+    Accepts {
+        /// Who accepted.
+        ExitAccept: Tp "syscalls/sys_exit_accept" => tt_exit_accept,
+            instead: &[Instead::Hook(Place::InetCskAccept)],
+            lost: Some(Shortcoming::BlockedAccepts);
+        /// The same of the other system call.
+        ExitAccept4: Tp "syscalls/sys_exit_accept4" => tt_exit_accept4,
+            instead: &[Instead::Hook(Place::InetCskAccept)],
+            lost: Some(Shortcoming::BlockedAccepts);
+    }
+    /// The system call that connects, for what fails before a SYN is sent.
+    Connects {
+        /// What a connect is for.
+        EnterConnect: Tp "syscalls/sys_enter_connect" => tt_enter_connect,
+            lost: Some(Shortcoming::BlockedAccepts);
+        /// That it failed.
+        ExitConnect: Tp "syscalls/sys_exit_connect" => tt_exit_connect,
+            lost: Some(Shortcoming::BlockedAccepts);
+    }
     /// The accepts of io_uring.
-    IoUring: Tp "io_uring/io_uring_complete" => tt_io_uring_complete,
-        unless: Some(Place::InetCskAccept),
-        instead: &[Instead::Text("the owner of the listener")],
-        lost: Some(Shortcoming::IoUringAccepts);
-    /// Who listens at the start.
-    SeedListeners: Iter "task_file of listeners" => tt_seed_listeners,
-        lost: Some(Shortcoming::OlderConnections);
-    /// What is open at the start, and who holds it.
-    SeedConnections: Iter "task_file of connections" => tt_seed_connections,
-        lost: Some(Shortcoming::OlderConnections);
-    /// Cgroups that are made.
-    CgroupMkdir: TpBtf "cgroup_mkdir" => tt_cgroup_mkdir;
-    /// Cgroups that are removed.
-    CgroupRmdir: TpBtf "cgroup_rmdir" => tt_cgroup_rmdir;
+    IoUring {
+        /// Who accepted.
+        IoUring: Tp "io_uring/io_uring_complete" => tt_io_uring_complete,
+            unless: Some(Place::InetCskAccept),
+            instead: &[Instead::Text("the owner of the listener")],
+            lost: Some(Shortcoming::IoUringAccepts);
+    }
+    /// What is there at the start.
+    Snapshot {
+        /// Who listens.
+        SeedListeners: Iter "task_file of listeners" => tt_seed_listeners,
+            lost: Some(Shortcoming::OlderConnections);
+        /// What is open, and who holds it.
+        SeedConnections: Iter "task_file of connections" => tt_seed_connections,
+            lost: Some(Shortcoming::OlderConnections);
+    }
+    /// Cgroups that come and go.
+    Cgroups {
+        /// Those that are made.
+        CgroupMkdir: TpBtf "cgroup_mkdir" => tt_cgroup_mkdir;
+        /// Those that are removed.
+        CgroupRmdir: TpBtf "cgroup_rmdir" => tt_cgroup_rmdir;
+    }
 }
 
 impl Place {
@@ -184,9 +231,18 @@ impl Place {
     pub fn hook(self) -> &'static Hook {
         &HOOKS[self as usize]
     }
+}
 
-    /// It has two programs, and this is the second.
-    pub fn is_second(self) -> bool {
-        matches!(self, Self::SetStateAgain | Self::DestroySockAgain)
+impl Group {
+    /// Its hooks, in the order of the table.
+    pub fn hooks(self) -> impl Iterator<Item = &'static Hook> {
+        HOOKS.iter().filter(move |hook| hook.group == self)
+    }
+
+    /// What they are on, as a sentence names several.
+    pub(super) fn targets(self) -> String {
+        let targets: Vec<_> = self.hooks().map(|hook| hook.target).collect();
+        let (last, others) = targets.split_last().expect("a group has hooks");
+        format!("{} and {last}", others.join(", "))
     }
 }

@@ -13,9 +13,9 @@ use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle, OpenMapMut, OpenObject
 use tcptracer_event::Event;
 
 use super::config::{Config, Family};
-use super::hooks::HOOKS;
+use super::hooks::{Group, HOOKS};
 use super::maps;
-use super::plan::{Facts, Plan, SNAPSHOT, When};
+use super::plan::{Facts, Plan, When};
 use super::skel::{OpenTcptracerSkel, TcptracerSkel, TcptracerSkelBuilder};
 use super::wire;
 
@@ -84,7 +84,7 @@ fn open_filter(
 
 fn choose_programs(skel: &mut OpenTcptracerSkel<'_>, plan: &Plan, config: &Config) {
     for hook in &HOOKS {
-        let when = plan.when(hook.place, config);
+        let when = plan.when(hook.group, config);
         (hook.open)(&mut skel.progs).set_autoload(when != When::Never);
     }
 }
@@ -118,11 +118,10 @@ fn set_config(skel: &mut OpenTcptracerSkel<'_>, config: &Config, plan: &Plan) ->
 
 /// Attaches what the plan has, the state machine last: whatever it reports, the other hooks see.
 pub fn attach(skel: &TcptracerSkel<'_>, plan: &Plan, config: &Config) -> Result<Vec<Link>> {
-    let when = |place| plan.when(place, config);
     HOOKS
         .iter()
         .rev()
-        .filter(|hook| when(hook.place) == When::Start)
+        .filter(|hook| plan.when(hook.group, config) == When::Start)
         .map(|hook| {
             (hook.loaded)(&skel.progs)
                 .attach()
@@ -136,8 +135,8 @@ pub fn attach(skel: &TcptracerSkel<'_>, plan: &Plan, config: &Config) -> Result<
 pub fn snapshot(skel: &TcptracerSkel<'_>) -> Result<(Vec<Event>, u64)> {
     let mut bytes = Vec::new();
 
-    for place in SNAPSHOT {
-        let prog = (place.hook().loaded)(&skel.progs);
+    for hook in Group::Snapshot.hooks() {
+        let prog = (hook.loaded)(&skel.progs);
         let link = prog.attach().context("cannot attach the snapshot")?;
         let mut iter = Iter::new(&link).context("cannot start the snapshot")?;
         read_all(&mut iter, &mut bytes).context("cannot take the snapshot")?;

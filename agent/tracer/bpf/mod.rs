@@ -28,7 +28,7 @@ pub use config::{Config, Family, Filter};
 pub use connections::Connections;
 pub use control::Flusher;
 pub use driver::{Consumer, Message, NoRoom, Tracer};
-pub use hooks::{HOOKS, Hook, Instead, Place, Shortcoming};
+pub use hooks::{Group, HOOKS, Hook, Instead, Place, Shortcoming};
 pub use pinned::{Outcome, PinDir, PinnedSet, SetOf};
 pub use plan::{Facts, Impossible, Plan, Trial};
 pub use programs::Program;

@@ -2,10 +2,12 @@
 From facts about this kernel to what is loaded and attached. Pure.
 */
 
+use std::collections::BTreeSet;
+
 use thiserror::Error;
 
 use super::config::Config;
-use super::hooks::{HOOKS, Place, Shortcoming};
+use super::hooks::{Group, HOOKS, Hook, Instead, Place, Shortcoming};
 
 /// How the trial of a program went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,8 +65,18 @@ impl Facts {
         *self.trial(place) == Trial::Works
     }
 
-    pub(super) fn all_work(&self, places: &[Place]) -> bool {
-        places.iter().all(|place| self.works(*place))
+    /// Whether all of a group can be used.
+    fn all_work(&self, group: Group) -> bool {
+        group.hooks().all(|hook| self.works(hook.place))
+    }
+
+    /// Whether a group is tried, and told of. The second copies can be used where the first can.
+    pub(crate) fn ask_for(&self, group: Group) -> bool {
+        match group {
+            Group::SecondCopies => false,
+            Group::Cgroups => self.cgroups,
+            _ => true,
+        }
     }
 
     /// That is how its trial went.
@@ -72,21 +84,6 @@ impl Facts {
         self.trials[place as usize] = trial;
     }
 }
-
-/// What every connection takes.
-pub(super) const STATE_MACHINE: [Place; 3] =
-    [Place::SetState, Place::DestroySock, Place::ReceiveReset];
-/// All or none.
-pub(super) const SYSCALLS: [Place; 4] = [
-    Place::ExitAccept,
-    Place::ExitAccept4,
-    Place::EnterConnect,
-    Place::ExitConnect,
-];
-/// All or none.
-pub(super) const SNAPSHOT: [Place; 2] = [Place::SeedListeners, Place::SeedConnections];
-/// All or none.
-pub(super) const CGROUPS: [Place; 2] = [Place::CgroupMkdir, Place::CgroupRmdir];
 
 /// What to do with a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,8 +138,8 @@ pub enum Impossible {
     NoBtf,
     /// The main program does not load.
     #[error(
-        "the kernel refuses the tracing programs on inet_sock_set_state, tcp_destroy_sock and \
-         tcp_receive_reset: 5.10 or later is needed, not locked down for confidentiality"
+        "the kernel refuses the tracing programs on {}: 5.10 or later is needed, not locked down for confidentiality",
+        Group::StateMachine.targets()
     )]
     NoStateMachine,
     /// No hook can tell who accepts.
@@ -152,7 +149,7 @@ pub enum Impossible {
     )]
     NoAcceptHook,
     /// Cgroups are to be told of, and cannot be.
-    #[error("the kernel refuses the tracing programs on cgroup_mkdir and cgroup_rmdir")]
+    #[error("the kernel refuses the tracing programs on {}", Group::Cgroups.targets())]
     NoCgroupHooks,
 }
 
@@ -168,65 +165,91 @@ impl Plan {
         if !facts.btf {
             return Err(Impossible::NoBtf);
         }
-        if !facts.all_work(&STATE_MACHINE) {
+        if !facts.all_work(Group::StateMachine) {
             return Err(Impossible::NoStateMachine);
         }
-        let fexit_accept = facts.works(Place::InetCskAccept);
-        let syscalls = facts.all_work(&SYSCALLS);
+        let fexit_accept = facts.all_work(Group::FexitAccept);
+        let syscalls = facts.all_work(Group::Accepts) && facts.all_work(Group::Connects);
         if !fexit_accept && !syscalls {
             return Err(Impossible::NoAcceptHook);
         }
-        if facts.cgroups && !facts.all_work(&CGROUPS) {
+        if facts.cgroups && !facts.all_work(Group::Cgroups) {
             return Err(Impossible::NoCgroupHooks);
         }
-        let fatal_errors = facts.works(Place::DoneWithError);
+        let fatal_errors = facts.all_work(Group::FatalErrors);
         Ok(Self {
             fexit_accept,
             fatal_errors,
-            announced_errors: facts.works(Place::ErrorReport) && !fatal_errors,
+            announced_errors: facts.all_work(Group::AnnouncedErrors) && !fatal_errors,
             syscalls,
             // fexit sees the accepts of io_uring as well.
-            io_uring_accept: facts.works(Place::IoUring) && !fexit_accept,
-            snapshot: facts.all_work(&SNAPSHOT),
+            io_uring_accept: facts.all_work(Group::IoUring) && !fexit_accept,
+            snapshot: facts.all_work(Group::Snapshot),
             cookies: facts.cookies == Trial::Works,
             twice: facts.preemptible_tracepoints,
         })
     }
 
-    /// What to do with the program of a place for this configuration.
-    pub(super) fn when(&self, place: Place, config: &Config) -> When {
-        let start = |used| match used {
-            true => When::Start,
-            false => When::Never,
-        };
-        match place {
-            Place::SetState | Place::DestroySock | Place::ReceiveReset => When::Start,
-            Place::SetStateAgain | Place::DestroySockAgain => start(self.twice),
-            Place::DoneWithError => start(self.fatal_errors),
-            Place::ErrorReport => start(self.announced_errors),
-            Place::InetCskAccept => start(self.fexit_accept),
-            Place::ExitAccept | Place::ExitAccept4 => start(self.syscalls),
-            Place::EnterConnect | Place::ExitConnect => start(self.syscalls && config.failed),
-            Place::IoUring if self.io_uring_accept => When::Needed,
-            Place::SeedListeners | Place::SeedConnections if self.snapshot => When::Once,
-            Place::IoUring | Place::SeedListeners | Place::SeedConnections => When::Never,
-            Place::CgroupMkdir | Place::CgroupRmdir => start(config.cgroups.is_some()),
+    /// Whether a group can be used here. The configuration says whether it is.
+    fn uses(&self, group: Group) -> bool {
+        match group {
+            Group::StateMachine | Group::Cgroups => true,
+            Group::SecondCopies => self.twice,
+            Group::FatalErrors => self.fatal_errors,
+            Group::AnnouncedErrors => self.announced_errors,
+            Group::FexitAccept => self.fexit_accept,
+            Group::Accepts | Group::Connects => self.syscalls,
+            Group::IoUring => self.io_uring_accept,
+            Group::Snapshot => self.snapshot,
         }
+    }
+
+    fn uses_place(&self, place: Place) -> bool {
+        self.uses(place.hook().group)
+    }
+
+    /// What to do with the programs of a group for this configuration.
+    pub(super) fn when(&self, group: Group, config: &Config) -> When {
+        match group {
+            _ if !self.uses(group) => When::Never,
+            Group::Connects if !config.failed => When::Never,
+            Group::Cgroups if config.cgroups.is_none() => When::Never,
+            Group::IoUring => When::Needed,
+            Group::Snapshot => When::Once,
+            _ => When::Start,
+        }
+    }
+
+    /// What does the work of a hook that is not used.
+    pub fn instead(&self, hook: &Hook) -> Option<Instead> {
+        let can_be_used = |instead: &Instead| match *instead {
+            Instead::Hook(place) => self.uses_place(place),
+            Instead::Text(_) => true,
+        };
+        hook.instead.iter().copied().find(can_be_used)
+    }
+
+    /// The names of hooks that the kernel refuses, with no other hook instead, and why that is no loss.
+    pub fn refused(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        HOOKS
+            .iter()
+            .rev()
+            .filter(|hook| !self.uses(hook.group))
+            .filter(|hook| matches!(self.instead(hook), Some(Instead::Text(_))))
+            .filter_map(|hook| Some((hook.name, hook.refused?)))
+    }
+
+    /// What is lost because this hook is not used, nor the one without which it is needed.
+    pub fn lost(&self, hook: &Hook) -> Option<Shortcoming> {
+        let has =
+            self.uses(hook.group) || hook.unless.is_some_and(|better| self.uses_place(better));
+        hook.lost.filter(|_| !has)
     }
 
     /// What tracing does without.
     pub fn shortcomings(&self) -> Vec<Shortcoming> {
-        [
-            (self.syscalls, Shortcoming::BlockedAccepts),
-            (
-                self.fexit_accept || self.io_uring_accept,
-                Shortcoming::IoUringAccepts,
-            ),
-            (self.snapshot, Shortcoming::OlderConnections),
-        ]
-        .into_iter()
-        .filter_map(|(has, shortcoming)| (!has).then_some(shortcoming))
-        .collect()
+        let lost: BTreeSet<_> = HOOKS.iter().filter_map(|hook| self.lost(hook)).collect();
+        lost.into_iter().collect()
     }
 }
 
@@ -234,20 +257,14 @@ impl Plan {
 impl Facts {
     /// Of a kernel that refuses nothing, where cgroups are not asked for.
     pub fn all_there() -> Self {
-        let mut facts = Self {
+        Self {
             cap_bpf: true,
             cap_perfmon: true,
             btf: true,
             cookies: Trial::Works,
+            trials: [const { Trial::Works }; HOOKS.len()],
             ..Self::none()
-        };
-        for hook in &HOOKS {
-            facts.set(hook.place, Trial::Works);
         }
-        for place in [Place::ErrorReport, Place::CgroupMkdir, Place::CgroupRmdir] {
-            facts.set(place, Trial::NotTried);
-        }
-        facts
     }
 }
 
@@ -290,8 +307,11 @@ mod tests {
             Err(Impossible::NoCapPerfmon)
         );
         assert_eq!(plan(|f| f.btf = false), Err(Impossible::NoBtf));
-        for place in STATE_MACHINE {
-            assert_eq!(plan(|f| f.set(place, NO)), Err(Impossible::NoStateMachine));
+        for hook in Group::StateMachine.hooks() {
+            assert_eq!(
+                plan(|f| f.set(hook.place, NO)),
+                Err(Impossible::NoStateMachine)
+            );
         }
         assert_eq!(
             plan(|f| {
@@ -352,9 +372,25 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_hook_is_told_with_why_that_is_no_loss_unless_another_does_its_work() {
+        let refused = |places: &[Place]| {
+            let plan = plan(|f| places.iter().for_each(|place| f.set(*place, NO)));
+            let plan = plan.expect("possible");
+            plan.refused().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        use Place::{DoneWithError, ErrorReport, ExitAccept, InetCskAccept, IoUring};
+        assert!(refused(&[]).is_empty());
+        assert!(refused(&[DoneWithError, ExitAccept]).is_empty());
+        assert_eq!(
+            refused(&[DoneWithError, ErrorReport, InetCskAccept, IoUring]),
+            [InetCskAccept, DoneWithError].map(|place| place.hook().name)
+        );
+    }
+
+    #[test]
     fn without_one_of_the_system_calls_fexit_is_enough_but_blocked_accepts_are_told() {
-        for place in SYSCALLS {
-            let plan = plan(|f| f.set(place, Trial::Missing));
+        for hook in Group::Accepts.hooks().chain(Group::Connects.hooks()) {
+            let plan = plan(|f| f.set(hook.place, Trial::Missing));
             assert_eq!(
                 plan,
                 Ok(Plan {
@@ -407,8 +443,8 @@ mod tests {
 
     #[test]
     fn without_the_iterator_there_is_no_snapshot() {
-        for place in SNAPSHOT {
-            let plan = plan(|f| f.set(place, NO));
+        for hook in Group::Snapshot.hooks() {
+            let plan = plan(|f| f.set(hook.place, NO));
             assert_eq!(
                 plan,
                 Ok(Plan {

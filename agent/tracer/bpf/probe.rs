@@ -13,8 +13,8 @@ use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::{Struct, Var};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 
-use super::hooks::{HOOKS, Kind, Place};
-use super::plan::{CGROUPS, Facts, SNAPSHOT, STATE_MACHINE, SYSCALLS, Trial};
+use super::hooks::{Group, HOOKS, Hook, Kind};
+use super::plan::{Facts, Trial};
 use super::skel::TcptracerSkelBuilder;
 
 impl Facts {
@@ -41,57 +41,56 @@ impl Facts {
 }
 
 fn try_programs(facts: &mut Facts) {
-    const IO_URING: [Place; 1] = [Place::IoUring];
-    // What forbids one trampoline mostly forbids all.
-    const TRAMPOLINES: [Place; 2] = [Place::InetCskAccept, Place::DoneWithError];
-    let mut groups: Vec<&[Place]> = vec![&STATE_MACHINE, &SYSCALLS, &IO_URING, &SNAPSHOT];
-    if facts.cgroups {
-        groups.push(&CGROUPS);
-    }
+    let asked = HOOKS.iter().filter(|hook| facts.ask_for(hook.group));
+    let (trampolines, others): (Vec<_>, Vec<_>) =
+        asked.partition(|hook| matches!(hook.kind, Kind::Fentry | Kind::Fexit));
     // Nearly every kernel loads all of these, which takes less time at once than one by one.
-    let all = groups.concat();
-    let mut cookies = true;
-    let mut all_work = together(cookies, &all) == Trial::Works;
+    let all_work = try_all(facts, true, &others);
     facts.cookies = match all_work {
         true => Trial::Works,
-        false => together(cookies, &STATE_MACHINE),
+        false => together(true, &Group::StateMachine.hooks().collect::<Vec<_>>()),
     };
-    if facts.cookies != Trial::Works {
-        cookies = false;
-        all_work = together(cookies, &all) == Trial::Works;
+    let cookies = facts.cookies == Trial::Works;
+    if !all_work {
+        try_each(facts, cookies, &others);
     }
-    match all_work {
-        true => all.iter().for_each(|p| facts.set(*p, Trial::Works)),
-        false => groups.iter().for_each(|g| try_each(facts, cookies, g)),
+    // What forbids one trampoline mostly forbids all.
+    let (spare, first): (Vec<_>, Vec<_>) = trampolines
+        .into_iter()
+        .partition(|hook| hook.unless.is_some());
+    try_each(facts, cookies, &first);
+    let is_needed = |hook: &&Hook| !hook.unless.is_some_and(|better| facts.works(better));
+    let spare: Vec<_> = spare.into_iter().filter(is_needed).collect();
+    try_each(facts, cookies, &spare);
+}
+
+/// By groups, and one by one, only if need be, to tell which it is that does not work.
+fn try_each(facts: &mut Facts, cookies: bool, hooks: &[&Hook]) {
+    if hooks.is_empty() || try_all(facts, cookies, hooks) || hooks.len() == 1 {
+        return;
     }
-    try_each(facts, cookies, &TRAMPOLINES);
-    if !facts.works(Place::DoneWithError) {
-        try_each(facts, cookies, &[Place::ErrorReport]);
+    let are_mixed = hooks.iter().any(|hook| hook.group != hooks[0].group);
+    for part in hooks.chunk_by(|a, b| are_mixed && a.group == b.group) {
+        try_each(facts, cookies, part);
     }
 }
 
-/// One by one only if need be, to tell which it is that does not work.
-fn try_each(facts: &mut Facts, cookies: bool, places: &[Place]) {
-    let trial = together(cookies, places);
-    for place in places {
-        let trial = match (&trial, places.len()) {
-            (Trial::Works, _) | (_, 1) => trial.clone(),
-            _ => together(cookies, &[*place]),
-        };
-        facts.set(*place, trial);
+/// Sets the trial of all of them. Whether they work.
+fn try_all(facts: &mut Facts, cookies: bool, hooks: &[&Hook]) -> bool {
+    let trial = together(cookies, hooks);
+    for hook in hooks {
+        facts.set(hook.place, trial.clone());
     }
+    trial == Trial::Works
 }
 
 /// The trial of several programs, which may ask for the cookies of sockets or not.
-fn together(cookies: bool, places: &[Place]) -> Trial {
-    let is_missing = |place: &Place| {
-        let hook = place.hook();
-        hook.kind == Kind::Tp && tracepoint(hook.target).is_none()
-    };
-    if places.iter().any(is_missing) {
+fn together(cookies: bool, hooks: &[&Hook]) -> Trial {
+    let is_missing = |hook: &&Hook| hook.kind == Kind::Tp && tracepoint(hook.target).is_none();
+    if hooks.iter().any(is_missing) {
         return Trial::Missing;
     }
-    match try_them(cookies, places) {
+    match try_them(cookies, hooks) {
         Ok(()) => Trial::Works,
         Err(e) => Trial::Refused(e.to_string()),
     }
@@ -123,7 +122,7 @@ fn has_preemptible_tracepoints() -> bool {
             .is_some()
 }
 
-fn try_them(cookies: bool, places: &[Place]) -> libbpf_rs::Result<()> {
+fn try_them(cookies: bool, hooks: &[&Hook]) -> libbpf_rs::Result<()> {
     let mut object = MaybeUninit::uninit();
     let mut skel = TcptracerSkelBuilder::default().open(&mut object)?;
     skel.maps.cgroupmap.set_autocreate(false)?;
@@ -135,15 +134,14 @@ fn try_them(cookies: bool, places: &[Place]) -> libbpf_rs::Result<()> {
         rodata.tt_config.cookies = cookies.into();
     }
     for hook in &HOOKS {
-        let is_tried = places.contains(&hook.place);
+        let is_tried = hooks.iter().any(|tried| tried.place == hook.place);
         (hook.open)(&mut skel.progs).set_autoload(is_tried);
     }
     let skel = skel.load()?;
     // Some turn out not to work no sooner: processors without trampolines, perf events that are forbidden. What
     // forbids one forbids all of its kind, and detaching can take the kernel long.
     for kind in [Kind::Fexit, Kind::Fentry, Kind::Tp] {
-        let mut hooks = places.iter().map(|place| place.hook());
-        if let Some(hook) = hooks.find(|hook| hook.kind == kind) {
+        if let Some(hook) = hooks.iter().find(|hook| hook.kind == kind) {
             drop((hook.loaded)(&skel.progs).attach()?);
         }
     }

@@ -10,7 +10,7 @@ use libbpf_rs::{Link, ProgramMut};
 use procfs::process::Process;
 
 use super::config::Config;
-use super::hooks::{HOOKS, Place};
+use super::hooks::{Group, HOOKS, Hook, Place};
 use super::plan::{Plan, When};
 use super::skel::TcptracerSkel;
 
@@ -79,14 +79,14 @@ impl Program {
 /// The programs that are loaded to stay, without the second copies: what those skip, the first has seen. Those that the
 /// plan has attached at the start have been attached.
 pub fn loaded(skel: &TcptracerSkel<'_>, plan: &Plan, config: &Config) -> Result<Arc<[Program]>> {
-    let when = |place| plan.when(place, config);
+    let when = |group| plan.when(group, config);
     HOOKS
         .iter()
-        .filter(|hook| !hook.place.is_second())
-        .filter(|hook| matches!(when(hook.place), When::Start | When::Needed))
+        .filter(|hook| hook.group != Group::SecondCopies)
+        .filter(|hook| matches!(when(hook.group), When::Start | When::Needed))
         .map(|hook| {
             let program = Program::new(hook.place, (hook.loaded)(&skel.progs))?;
-            if when(hook.place) == When::Start {
+            if when(hook.group) == When::Start {
                 let _ = program.attached.set(Ok(()));
             }
             Ok(program)
@@ -94,16 +94,19 @@ pub fn loaded(skel: &TcptracerSkel<'_>, plan: &Plan, config: &Config) -> Result<
         .collect()
 }
 
-/// Attaches a program that is attached once it is needed.
+/// Attaches a group that is attached once it is needed.
 pub fn attach_now(
     skel: &TcptracerSkel<'_>,
     programs: &[Program],
-    place: Place,
-) -> libbpf_rs::Result<Link> {
-    let link = (place.hook().loaded)(&skel.progs).attach();
-    for program in programs.iter().filter(|p| p.place == place) {
-        let outcome = link.as_ref().map(|_| ()).map_err(ToString::to_string);
-        let _ = program.attached.set(outcome);
-    }
-    link
+    group: Group,
+) -> libbpf_rs::Result<Vec<Link>> {
+    let attach = |hook: &Hook| {
+        let link = (hook.loaded)(&skel.progs).attach();
+        for program in programs.iter().filter(|p| p.place == hook.place) {
+            let outcome = link.as_ref().map(|_| ()).map_err(ToString::to_string);
+            let _ = program.attached.set(outcome);
+        }
+        link
+    };
+    group.hooks().map(attach).collect()
 }
