@@ -246,3 +246,33 @@ impl Group {
         format!("{} and {last}", others.join(", "))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::mem::MaybeUninit;
+
+    use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+
+    use super::*;
+    use crate::bpf::skel::TcptracerSkelBuilder;
+
+    #[test]
+    fn the_table_has_each_program_of_the_object_once_and_at_its_place() {
+        let mut object = MaybeUninit::uninit();
+        let builder = TcptracerSkelBuilder::default();
+        let mut skel = builder.open(&mut object).expect("an object");
+        let mut tabled = Vec::new();
+        for hook in &HOOKS {
+            let program = (hook.open)(&mut skel.progs);
+            let section = program.section().to_str().expect("UTF-8");
+            // An iterator over the same may have several programs, which we tell apart.
+            let name = hook.name.split(" of ").next();
+            assert_eq!(name, Some(section), "{:?}", program.name());
+            tabled.push(program.name());
+        }
+        let mut programs: Vec<_> = skel.open_object().progs().map(|p| p.name()).collect();
+        tabled.sort_unstable();
+        programs.sort_unstable();
+        assert_eq!(tabled, programs);
+    }
+}
