@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tcptracer_event::Nanos;
 use tcptracer_proto::EncodedEvent;
 
-use super::{Loss, Past, Position};
+use super::stream::{Loss, Past, Position};
 use crate::filter::Matcher;
 use crate::identity::Attributed;
 

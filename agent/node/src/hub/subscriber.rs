@@ -9,7 +9,7 @@ use tcptracer_proto::EncodedEvent;
 use tokio::sync::mpsc;
 
 use super::history::Published;
-use super::{Item, Loss, Position, Status};
+use super::stream::{Item, Loss, Position, Status};
 use crate::filter::{Matcher, Verdicts};
 use crate::identity::{Attributed, ContainerKey};
 

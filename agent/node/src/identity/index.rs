@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tcptracer::clock;
 use tcptracer_event::Event;
 
-use super::{Attributed, Attribution, Evidence, Names, Owner};
+use super::attribution::{Attributed, Attribution, ContainerKey, Evidence, Names, Owner};
 use crate::cgroup::{self, Cgroup};
 use crate::kube::Pod;
 
@@ -23,9 +23,6 @@ const ROOT: u64 = 1;
 
 /// Cgroups to remember that lie outside of what this node can see.
 const MAX_OUTSIDE: usize = 4096;
-
-/// Names a container as long as it is known; not used again.
-pub type ContainerKey = u32;
 
 /// A container whose cgroup has been seen.
 #[derive(Debug)]

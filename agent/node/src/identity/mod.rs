@@ -5,92 +5,10 @@ Whose a process is: from cgroups and pods to names.
 no input or output, so every rule can be tested as a function of what it was told.
 */
 
+mod attribution;
 #[cfg(test)]
 mod fixtures;
 mod index;
 
-pub use index::{Container, ContainerKey, Index, LINGER, Sizes, TRAIL};
-
-use std::sync::Arc;
-
-use tcptracer_event::{Event, Nanos};
-
-use crate::kube::Pod;
-
-/// What is said of a container of a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Names {
-    /// The pod.
-    pub pod: Arc<Pod>,
-    /// Position in [`Pod::containers`]; `None` if it cannot be told yet.
-    pub container: Option<usize>,
-    /// The container's id.
-    pub container_id: Arc<str>,
-}
-
-/// By what a container was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Evidence {
-    /// The process' cgroup.
-    Cgroup,
-    /// Its mount namespace.
-    MountNamespace,
-}
-
-/// Whose a process is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Attribution {
-    /// A container's, of a pod of this node.
-    Resolved(Arc<Names>, Evidence),
-    /// The host's: it is in no container.
-    Host,
-    /// A container's whose pod is not known.
-    Pending(Arc<str>, Evidence),
-    /// Another node's, which shares the kernel with this one.
-    Foreign,
-    /// It cannot be told.
-    Unknown,
-}
-
-impl Attribution {
-    /// The container's names, if they are known.
-    pub fn names(&self) -> Option<&Names> {
-        match self {
-            Self::Resolved(names, _) => Some(names),
-            _ => None,
-        }
-    }
-}
-
-/// What tells whose a process is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Owner {
-    /// The id of its cgroup.
-    pub cgroup: u64,
-    /// The inode of its mount namespace.
-    pub mntns: u64,
-    /// When it was in both; long ago, if that is not known.
-    pub since: Option<Nanos>,
-}
-
-impl Owner {
-    /// The event's.
-    pub fn of(event: &Event) -> Self {
-        Self {
-            cgroup: event.owner.cgroup_id,
-            mntns: event.owner.mntns.into(),
-            since: event.owned_since(),
-        }
-    }
-}
-
-/// An event, and whose it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attributed {
-    /// What happened.
-    pub event: Event,
-    /// The container. Within a generation of the index all events of one have the same attribution.
-    pub container: Option<ContainerKey>,
-    /// Whose it is.
-    pub who: Attribution,
-}
+pub use attribution::{Attributed, Attribution, ContainerKey, Evidence, Names, Owner};
+pub use index::{Container, Index, LINGER, Sizes, TRAIL};

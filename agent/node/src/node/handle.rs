@@ -5,16 +5,62 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tcptracer::bpf::{Connections, Program};
+use tcptracer::clock::Clock;
+use tcptracer_event::Event;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::{Command, Listing};
 use crate::filter::Matcher;
 use crate::hub::{Past, Subscription, Taken};
-use crate::identity::Owner;
+use crate::identity::{Attribution, Owner};
 use crate::report::{ProgramRuns, Report};
 
 /// Lists of connections at a time: a full one is some 20 MB, and is held until its client has read it.
 const LISTS: usize = 4;
+
+/// What the servers ask the task for.
+#[derive(Debug)]
+pub enum Command {
+    /// Events, from now on or from the past.
+    Subscribe {
+        /// By which it can be ended.
+        id: Option<String>,
+        /// Which ones.
+        matcher: Matcher,
+        /// What of the past.
+        past: Past,
+        /// Whether to go on after the past.
+        follow: bool,
+        /// Where they come.
+        reply: oneshot::Sender<Result<Subscription, Taken>>,
+    },
+    /// That a subscription ends, with everything that the kernel has reported by now.
+    End {
+        /// Its id.
+        id: String,
+        /// Whether there is one. Its own end says when that is done.
+        reply: oneshot::Sender<bool>,
+    },
+    /// Whose processes are, all as of one moment, and how to write times then.
+    Name {
+        /// Theirs.
+        owners: HashSet<Owner>,
+        /// Where the answer comes.
+        reply: oneshot::Sender<(Clock, HashMap<Owner, Attribution>)>,
+    },
+    /// How the agent fares.
+    Report(oneshot::Sender<Report>),
+}
+
+/// The connections that are open.
+#[derive(Debug)]
+pub struct Listing {
+    /// Relates their times to the time of day.
+    pub clock: Clock,
+    /// Their state, and whose they are, in the order in which they were opened.
+    pub connections: Vec<(Event, Attribution)>,
+    /// There are few lists at a time.
+    _turn: OwnedSemaphorePermit,
+}
 
 /// Asks the node's task what it alone knows, and the kernel what it knows, so that the task need not.
 ///

@@ -12,9 +12,9 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::Command;
 use super::containers::Containers;
 use super::ends::Ends;
+use super::handle::Command;
 use super::held::Held;
 use super::selection::{self, Pair, PinnedFilterSet};
 use crate::api;

@@ -1,0 +1,73 @@
+//! What a subscriber asks for and what it gets.
+
+use std::sync::Arc;
+
+use tcptracer_event::{LossSource, Nanos};
+use tcptracer_proto::EncodedEvent;
+
+/// So much was lost there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Where.
+    pub source: LossSource,
+    /// How much since the last time.
+    pub count: u64,
+}
+
+/// A place in the stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The last event before it.
+    pub sequence: u64,
+    /// What everybody was told to have lost before it, in all.
+    pub lost: u64,
+}
+
+/// Another subscriber goes by that id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken;
+
+/// How the node fares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The pods are known.
+    pub pods_synced: bool,
+    /// Why the source of pods does not answer.
+    pub pods_error: Option<String>,
+    /// What goes unseen.
+    pub shortcomings: Vec<String>,
+}
+
+/// What to send of the past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Past {
+    /// Nothing.
+    None,
+    /// Events at this time or later.
+    Since(Nanos),
+    /// So many of the latest that pass.
+    Last(usize),
+    /// What came after this.
+    After(Position),
+}
+
+/// What a subscriber gets.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// Events, in order.
+    Events(Vec<EncodedEvent>),
+    /// Something was lost here, and where to resume behind it; not given if more that was lost there follows.
+    Lost(Loss, Option<Position>),
+    /// How the node fares, where that is, and whether what follows is new.
+    Status(Arc<Status>, Position, bool),
+}
+
+impl Item {
+    /// How much of the queue it takes.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Self::Events(events) => events.len(),
+            Self::Lost(..) | Self::Status(..) => 1,
+        }
+    }
+}
