@@ -22,7 +22,6 @@ fn is_unsafe(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Comm;
 
     #[test]
     fn text_cannot_act_on_the_terminal() {
@@ -33,21 +32,5 @@ mod tests {
             "a?b?c??d?"
         );
         assert_eq!(printable("größe"), "größe");
-    }
-
-    #[track_caller]
-    fn printed(name: &[u8]) -> String {
-        let mut bytes = [0; 16];
-        bytes[..name.len()].copy_from_slice(name);
-        Comm::new(bytes).printable()
-    }
-
-    #[test]
-    fn a_name_cannot_reach_the_terminal() {
-        assert_eq!(printed(b"nc"), "nc");
-        assert_eq!(printed(b"a b"), "a b");
-        assert_eq!(printed(b"\x1b[31mred\n"), "?[31mred?");
-        assert_eq!(printed("a\u{202e}b\u{9b}".as_bytes()), "a?b?");
-        assert_eq!(printed(b"bad\xff"), "bad\u{fffd}");
     }
 }
