@@ -12,16 +12,12 @@ mod frame;
 mod names;
 #[cfg(feature = "selector")]
 mod selector;
+#[allow(missing_docs, clippy::all, clippy::use_self)]
+pub mod v1;
 
 pub use frame::{EncodedEvent, Frame, FrameCodec};
 #[cfg(feature = "selector")]
 pub use selector::{InvalidSelector, LabelSelector};
-
-/// Messages and client of `tcptracer.v1`.
-#[allow(missing_docs, clippy::all, clippy::use_self)]
-pub mod v1 {
-    tonic::include_proto!("tcptracer.v1");
-}
 
 /// The server of `tcptracer.v1`.
 #[allow(missing_docs, clippy::all, clippy::use_self)]

@@ -1,0 +1,3 @@
+//! Messages and client of `tcptracer.v1`.
+
+tonic::include_proto!("tcptracer.v1");
