@@ -2,7 +2,7 @@
 
 use clap::{Args as Group, ValueEnum};
 
-use super::Format;
+use super::format::Format;
 
 /// How events are written.
 #[derive(Clone, Debug, Group)]
