@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow};
 use nix::time::{ClockId, clock_gettime};
 use tcptracer_testing::Netns;
 
-use crate::pin_to_cpu;
+use crate::cpu::pin_to_cpu;
 
 /// More sockets in TIME_WAIT make each connection dearer until there are as many as there can be.
 const TIME_WAIT_BUCKETS: &str = "4096";

@@ -9,6 +9,7 @@ numbers of different runs cannot be compared.
 `tracer` and `tcplife` are the tools, `rows` the measurement, `table` what is made of it.
 */
 
+mod cpu;
 mod load;
 mod rows;
 mod stats;
@@ -23,8 +24,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::{Pid, Uid};
+use nix::unistd::Uid;
 
 use rows::{Row, Stage, Tool};
 use tracer::{Latency, Mode};
@@ -154,12 +154,4 @@ fn measure_latency(stage: &mut Stage) -> Result<Vec<Latency>> {
     process.start(Mode::Selected, stage.load.netns)?;
     stage.load.sparse(connections, pause)?;
     Ok(process.stop()?.latencies)
-}
-
-/// Pins the calling thread, and with it the threads and processes it starts.
-fn pin_to_cpu(cpu: usize) -> Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &set)
-        .with_context(|| format!("cannot run on CPU {cpu}: the bench needs two"))
 }

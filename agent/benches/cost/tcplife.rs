@@ -16,8 +16,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
+use crate::cpu::pin_to_cpu;
 use crate::load::Load;
-use crate::pin_to_cpu;
 
 /// The argument that makes this binary another program that is tied to the bench.
 pub const ROLE: &str = "--become";

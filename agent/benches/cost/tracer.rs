@@ -25,7 +25,7 @@ use tcptracer::bpf::{Config, Filter, Message, Tracer};
 use tcptracer_event::Event;
 use tcptracer_testing::{Pin, own_pins};
 
-use crate::pin_to_cpu;
+use crate::cpu::pin_to_cpu;
 
 /// The argument that makes this binary the tracer's process.
 pub const ROLE: &str = "--tracer-process";

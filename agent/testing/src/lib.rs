@@ -16,6 +16,7 @@ pub mod places;
 mod rows;
 mod run;
 mod tool;
+mod wait;
 mod world;
 
 pub use actor::{ACTOR, Actor, act, channel, knows_mptcp, knows_multishot};
@@ -24,20 +25,5 @@ pub use places::{Cgroup, Netns, aside, cover, mount_points, own_mounts, v2_mount
 pub use rows::{BANNER, End, assert_same, header, header_of};
 pub use run::{Test, absent, run, run_with_optional};
 pub use tool::{Tool, ids_of, program, stats};
+pub use wait::{DEADLINE, wait_until};
 pub use world::World;
-
-use std::thread;
-use std::time::{Duration, Instant};
-
-/// Nothing that is waited for takes this long unless it is broken, however busy the machine is.
-pub const DEADLINE: Duration = Duration::from_secs(60);
-
-/// Asks until the answer is yes.
-#[track_caller]
-pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < DEADLINE, "waited in vain: {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
-}

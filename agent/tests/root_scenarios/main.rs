@@ -7,6 +7,7 @@ without. What the kernel itself does not have, say MPTCP, cannot happen on it: s
 that the kernel refuses it, and counts as ignored. With `--ignored` those run that need netem.
 */
 
+mod actors;
 mod cases;
 mod links;
 mod trace;

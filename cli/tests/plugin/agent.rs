@@ -19,7 +19,7 @@ use tonic::transport::server::Router;
 use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
-use crate::plugin::soon;
+use crate::deadline::soon;
 
 /// A node's agent.
 pub struct Agent {

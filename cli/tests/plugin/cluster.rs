@@ -8,7 +8,8 @@ use tcptracer_proto::v1;
 
 use crate::agent::{Agent, NOBODYS, NOT_OF_N2, connect};
 use crate::api::Api;
-use crate::plugin::{DEADLINE, Ended, NOTHING_REMEMBERED, Nobody, Plugin, command};
+use crate::deadline::DEADLINE;
+use crate::plugin::{Ended, NOTHING_REMEMBERED, Nobody, Plugin, command};
 
 const SEQUENCES: &str = "jsonpath={.node}{.sequence}{\"\\n\"}";
 

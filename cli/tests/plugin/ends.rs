@@ -14,7 +14,8 @@ use tonic::Status;
 
 use crate::agent::{Agent, Manner, Watch, connect};
 use crate::api::Api;
-use crate::plugin::{Ended, Plugin, command, signal, soon};
+use crate::deadline::soon;
+use crate::plugin::{Ended, Plugin, command, signal};
 
 const SEQUENCES: &str = "jsonpath={.node}{.sequence}{\"\\n\"}";
 

@@ -3,6 +3,7 @@
 mod agent;
 mod api;
 mod cluster;
+mod deadline;
 mod ends;
 mod one_agent;
 mod plugin;

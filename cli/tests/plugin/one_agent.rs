@@ -10,7 +10,8 @@ use tcptracer_proto::v1::{self, Position, watch_request::History};
 use tonic::Status;
 
 use crate::agent::{Agent, NOBODYS, close, connect, connection};
-use crate::plugin::{Ended, NOTHING_REMEMBERED, Nobody, Plugin, command, soon};
+use crate::deadline::soon;
+use crate::plugin::{Ended, NOTHING_REMEMBERED, Nobody, Plugin, command};
 
 /// What a plugin writes when its agent has these events.
 async fn written(args: &[&str], events: Vec<v1::Event>) -> Vec<String> {

@@ -1,24 +1,15 @@
 //! The real program, run as a user runs it.
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::process::Stdio;
-use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::net::TcpSocket;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
-/// Nothing that is waited for takes this long unless it is broken, however busy the machine is.
-pub const DEADLINE: Duration = Duration::from_secs(60);
-
-/// Fails the test if it takes too long.
-pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(DEADLINE, future)
-        .await
-        .unwrap_or_else(|_| panic!("not within {DEADLINE:?}: {what}"))
-}
+use crate::agent::Agent;
+use crate::deadline::soon;
 
 /// A running plugin.
 pub struct Plugin {
@@ -81,7 +72,7 @@ impl Plugin {
     }
 
     /// Of one agent on the loopback interface.
-    pub fn of(agent: &crate::agent::Agent, args: &[&str]) -> Self {
+    pub fn of(agent: &Agent, args: &[&str]) -> Self {
         let address = agent.address.to_string();
         Self::start(&[&["--server", &address], args].concat())
     }

@@ -1,6 +1,6 @@
 //! Pods that come, change and go while somebody watches.
 
-use super::{assert_ends, client, line};
+use super::ends::{assert_ends, client, line};
 use crate::cluster::{kubectl, wait_ready, wait_until};
 use crate::plugin::{Watch, text};
 use crate::world::{PORT, SLEEP, address, container, made, nodes, pod, visit};

@@ -1,6 +1,6 @@
 //! Parts of the cluster that fail and come back.
 
-use super::{assert_ends, client, server};
+use super::ends::{assert_ends, client, server};
 use crate::cluster::{NAMESPACE, kubectl, part, wait_until};
 use crate::plugin::{Watch, tell};
 use crate::release::{agent_on, settled};

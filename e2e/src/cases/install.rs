@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::{assert_ends, client, server};
+use super::ends::{assert_ends, client, server};
 use crate::cluster::{Made, NAMESPACE, apply, get, kubectl, on, try_kubectl, wait_until};
 use crate::plugin::{Watch, ended, objects, text};
 use crate::release::{Upgraded, agent_on, helm_test, restart, uninstall};

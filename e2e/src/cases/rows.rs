@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use super::{assert_ends, client, line, server};
+use super::ends::{assert_ends, client, line, server};
 use crate::cluster::{Made, apply, get, kubectl, wait_until};
 use crate::plugin::{Watch, ended, objects, tell, text};
 use crate::world::{

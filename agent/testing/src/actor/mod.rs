@@ -18,6 +18,7 @@ mod serve;
 mod strangers;
 
 pub use control::channel;
+pub use process::ACTOR;
 pub use ring::knows_multishot;
 pub use serve::{act, knows_mptcp};
 
@@ -34,9 +35,6 @@ use control::read_line;
 use process::Process;
 
 use crate::{Cgroup, End, Netns, wait_until};
-
-/// The first argument of an actor.
-pub const ACTOR: &str = "actor";
 
 /// A process under the test's control. Killed on drop.
 pub struct Actor {

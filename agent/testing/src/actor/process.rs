@@ -4,6 +4,9 @@ use std::process::Child;
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
+/// The first argument of an actor.
+pub const ACTOR: &str = "actor";
+
 /// A child of this process, one that it adopted as well. Killed and reaped on drop.
 pub struct Process {
     pid: Pid,

@@ -21,9 +21,10 @@ use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 use super::control::{channel, read_line, receive, send};
 use super::load::Load;
 use super::polled;
+use super::process::ACTOR;
 use super::ring::Ring;
 use super::strangers::Strangers;
-use crate::{ACTOR, DEADLINE};
+use crate::DEADLINE;
 
 /// A socket filter that accepts no byte: `ret #0`.
 const DROP_ALL: SockFilter = SockFilter::new(0x06, 0, 0, 0);

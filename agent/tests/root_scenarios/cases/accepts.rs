@@ -8,7 +8,7 @@ use tcptracer_event::Reason::{Local, Remote, ResetLocal, ResetRemote};
 use tcptracer_event::Source::Listener;
 use tcptracer_testing::{Actor, Netns, Test, cover, own_mounts};
 
-use super::server_and_client;
+use crate::actors::server_and_client;
 use crate::trace::{Trace, Want, of};
 
 pub const CASES: &[Test] = &[

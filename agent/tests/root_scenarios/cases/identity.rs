@@ -5,7 +5,7 @@ use tcptracer_testing::{Actor, Cgroup, Netns, Test};
 
 use super::ends::Pair;
 use super::filters::in_cgroup;
-use super::server_and_client;
+use crate::actors::server_and_client;
 use crate::trace::{Trace, Want};
 
 pub const CASES: &[Test] = &[

@@ -5,7 +5,7 @@ use tcptracer_event::Reason::{Local, Remote};
 use tcptracer_event::Source;
 use tcptracer_testing::{Netns, Test, absent, knows_multishot};
 
-use super::server_and_client;
+use crate::actors::server_and_client;
 use crate::trace::{Trace, Want};
 
 pub const CASES: &[Test] = &[

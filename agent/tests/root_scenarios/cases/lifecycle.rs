@@ -3,7 +3,7 @@
 use tcptracer_event::Reason::{Local, Remote, ResetRemote, Timeout, Unknown};
 use tcptracer_testing::{Actor, Netns, Test};
 
-use super::server_and_client;
+use crate::actors::server_and_client;
 use crate::links::black_hole;
 use crate::trace::{Trace, Want};
 

@@ -14,7 +14,7 @@ use tcptracer_event::Losses;
 use tcptracer_testing::{Actor, Netns, Test, aside, own_mounts};
 
 use super::accepts::one_connection;
-use super::server_and_client;
+use crate::actors::server_and_client;
 use crate::trace::{Said, Trace, of};
 
 pub const CASES: &[Test] = &[

@@ -14,7 +14,7 @@ mod polled;
 mod snapshot;
 mod strangers;
 
-use tcptracer_testing::{Actor, Netns, Test};
+use tcptracer_testing::Test;
 
 /// The name of a scenario is enough.
 pub const ALL: &[(&str, &[Test])] = &[
@@ -34,11 +34,3 @@ pub const ALL: &[(&str, &[Test])] = &[
 
 /// Those that need what not every kernel has.
 pub const OPTIONAL: &[(&str, &[Test])] = &[("", lossy::CASES)];
-
-/// The two that most scenarios have.
-fn server_and_client(netns: &Netns) -> (Actor, Actor) {
-    (
-        Actor::inside(netns, "server"),
-        Actor::inside(netns, "client"),
-    )
-}

@@ -7,7 +7,7 @@ use tcptracer_event::Kind;
 use tcptracer_event::Reason::{Local, Remote, ResetLocal, ResetRemote, Unknown};
 use tcptracer_testing::{Actor, Netns, Test, absent, knows_mptcp};
 
-use super::server_and_client;
+use crate::actors::server_and_client;
 use crate::trace::{Trace, Want, of, same};
 
 pub const CASES: &[Test] = &[

@@ -5,7 +5,7 @@ use tcptracer_event::Kind::{Close, Failed};
 use tcptracer_event::Reason::Timeout;
 use tcptracer_testing::{Actor, Netns, Test};
 
-use super::server_and_client;
+use crate::actors::server_and_client;
 use crate::links::black_hole;
 use crate::trace::Trace;
 

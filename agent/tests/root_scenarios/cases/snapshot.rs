@@ -5,7 +5,7 @@ use tcptracer_event::Kind;
 use tcptracer_event::Reason::{Local, Remote};
 use tcptracer_testing::{Actor, Netns, Test};
 
-use super::server_and_client;
+use crate::actors::server_and_client;
 use crate::links::linked;
 use crate::trace::{Trace, Want, of, same};
 

@@ -4,7 +4,7 @@ use tcptracer::bpf::Config;
 use tcptracer_event::Reason::{Local, Remote};
 use tcptracer_testing::{Actor, Netns, Test};
 
-use super::server_and_client;
+use crate::actors::server_and_client;
 use crate::trace::{Trace, Want, of, same};
 
 pub const CASES: &[Test] = &[
