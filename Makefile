@@ -21,6 +21,10 @@ TRACER_LAYERS := clock bpf check tool
 AGENT_LAYERS := newest kube,cgroup,health preflight identity fixture filter hub report api,metrics node http,server \
 	args run
 
+# The other crates, those of tests and benches included, have no list of modules.
+UNLAYERED := $(addsuffix /src,event proto authority client cli agent/testing e2e) $(patsubst %/main.rs,%,\
+	$(wildcard $(addsuffix /*/main.rs,agent/tests agent/benches agent/node/tests cli/tests)))
+
 .PHONY: help demo run build test static image e2e test-kernels compatibility chart lint lint-plugin lint-chart bench man
 
 # Helm and the tests of its templates, and the linters, from their Go modules.
@@ -51,9 +55,7 @@ lint: ## check format, imports, dependencies, protocol, workflows, lints, and th
 	cargo fmt --all --check
 	scripts/imports.pl agent/tracer $(TRACER_LAYERS)
 	scripts/imports.pl agent/node/src $(AGENT_LAYERS)
-	@for crate in event proto authority client cli agent/testing e2e; do \
-		echo "scripts/imports.pl $$crate/src"; scripts/imports.pl $$crate/src || exit; \
-	done
+	@for crate in $(UNLAYERED); do echo "scripts/imports.pl $$crate"; scripts/imports.pl $$crate || exit; done
 	scripts/deny.sh
 	$(LINTERS) buf lint proto
 	$(LINTERS) actionlint -shellcheck= -pyflakes= .github/workflows/*.yml
