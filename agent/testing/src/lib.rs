@@ -21,7 +21,7 @@ mod world;
 
 pub use actor::{ACTOR, Actor, act, channel, knows_mptcp, knows_multishot};
 pub use pins::{Pin, assert_no_pins, is_there, own_pins};
-pub use places::{Cgroup, Netns, aside, cover, mount_points, own_mounts, v2_mount};
+pub use places::{Cgroup, Netns, aside, cover, mount_points, own_mounts, this_thread, v2_mount};
 pub use rows::{BANNER, End, assert_same, header, header_of};
 pub use run::{Test, absent, run, run_with_optional};
 pub use tool::{Tool, ids_of, program, stats};

@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use std::{panic, thread};
 
 use nix::sched::{CloneFlags, unshare};
+use procfs::net::TcpState;
+use procfs::process::Process;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{LinkNameSpaceType, gettid, move_into_link_name_space};
 
 use crate::{DEADLINE, wait_until};
 
@@ -24,6 +26,12 @@ pub fn aside<T: Send>(f: impl FnOnce() -> T + Send) -> T {
         Ok(value) => value,
         Err(panic) => panic::resume_unwind(panic),
     })
+}
+
+/// What the kernel tells of the calling thread, whose namespaces may be its own.
+pub fn this_thread() -> Process {
+    let tid = gettid().as_raw_nonzero().get();
+    Process::new(tid).expect("this thread runs")
 }
 
 /// A network namespace.
@@ -41,13 +49,16 @@ impl Netns {
             // If the peer's ACK comes as `close` returns, the kernel keeps the socket in FIN_WAIT2 for so many seconds, by
             // default a minute, unless the peer closes as well.
             write_sysctl("ipv4/tcp_fin_timeout", "1").expect("it can be shortened");
-            File::open("/proc/thread-self/ns/net").expect("the namespace has a file")
+            let file = this_thread().open_relative("ns/net");
+            file.expect("the namespace has a file")
         }))
     }
 
     /// That of a process.
     pub fn of(pid: u32) -> Self {
-        Self::held(File::open(format!("/proc/{pid}/ns/net")).expect("the process runs"))
+        let process = Process::new(pid.cast_signed());
+        let file = process.and_then(|process| process.open_relative("ns/net"));
+        Self::held(file.expect("the process runs"))
     }
 
     fn held(file: File) -> Self {
@@ -97,20 +108,13 @@ impl Netns {
     /// Waits until no connection in it is open: a busy kernel may take a while from the last `close`.
     #[track_caller]
     pub fn wait_until_closed(&self) {
-        /// As the kernel writes them: TIME_WAIT, in which there is no socket any more, and LISTEN.
-        const OVER: [&str; 2] = ["06", "0A"];
-        let is_over = |line: &str| {
-            let state = line.split_whitespace().nth(3);
-            state.is_some_and(|state| OVER.contains(&state))
-        };
+        /// In TIME_WAIT there is no socket any more.
+        const OVER: [TcpState; 2] = [TcpState::TimeWait, TcpState::Listen];
         let are_closed = || {
-            ["tcp", "tcp6"].into_iter().all(|table| {
-                let table = fs::read_to_string(format!("/proc/thread-self/net/{table}"));
-                table
-                    .expect("the sockets are listed")
-                    .lines()
-                    .skip(1)
-                    .all(is_over)
+            let this = this_thread();
+            [this.tcp(), this.tcp6()].into_iter().all(|table| {
+                let table = table.expect("the sockets are listed");
+                table.iter().all(|socket| OVER.contains(&socket.state))
             })
         };
         self.enter(|| wait_until("the connections are closed", are_closed));
@@ -134,6 +138,7 @@ fn write_sysctl(name: &str, value: &str) -> io::Result<()> {
     fs::write(sysctl_path(name), value)
 }
 
+/// procfs knows no sysctl of networks.
 fn sysctl_path(name: &str) -> PathBuf {
     Path::new("/proc/sys/net").join(name)
 }
@@ -158,15 +163,9 @@ pub fn own_mounts<T: Send>(f: impl FnOnce() -> T + Send) -> T {
 
 /// Where the calling thread sees file systems of this type.
 pub fn mount_points(kind: &str) -> Vec<PathBuf> {
-    let mounts = fs::read_to_string("/proc/thread-self/mounts").expect("the mounts can be read");
-    mounts
-        .lines()
-        .filter_map(|line| {
-            let mut words = line.split(' ').skip(1);
-            let path = words.next()?;
-            (words.next()? == kind).then(|| path.into())
-        })
-        .collect()
+    let mounts = this_thread().mountinfo().expect("the mounts can be read");
+    let of_kind = mounts.into_iter().filter(|mount| mount.fs_type == kind);
+    of_kind.map(|mount| mount.mount_point).collect()
 }
 
 /// Hides what is there behind an empty file system. Only with mounts of one's own.

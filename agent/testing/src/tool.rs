@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsStr;
-use std::fs;
+use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use procfs::process::Process;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -270,11 +271,15 @@ pub fn program(name: &str) -> PathBuf {
 
 /// What the kernel tells about the file descriptors of a process, by the key; nothing if it has ended.
 pub fn ids_of(pid: u32, key: &str) -> BTreeSet<u32> {
-    let files = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter();
+    let Ok(process) = Process::new(pid.cast_signed()) else {
+        return BTreeSet::new();
+    };
+    let files = process.fd().into_iter().flatten().flatten();
     files
-        .flatten()
-        .filter_map(|file| fs::read_to_string(file.ok()?.path()).ok())
-        .filter_map(|info| {
+        .filter_map(|file| {
+            let info = process.open_relative(format!("fdinfo/{}", file.fd));
+            // procfs has no type for what the kernel writes there.
+            let info = io::read_to_string(info.ok()?).ok()?;
             let line = info.lines().find_map(|line| line.strip_prefix(key))?;
             line.trim().parse().ok()
         })

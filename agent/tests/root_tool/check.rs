@@ -1,10 +1,10 @@
 //! `tcptracer check`: what it says is what tracing then does.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Output};
 
+use procfs::process::all_processes;
 use tcptracer_testing::check::{assert_exit_code, hook, json};
 use tcptracer_testing::{
     Netns, Tool, assert_no_pins, cover, ids_of, mount_points, own_mounts, wait_until,
@@ -117,10 +117,9 @@ fn programs() -> BTreeSet<u32> {
 
 /// Ids of the programs that processes hold. What ends meanwhile is left out.
 fn programs_of_processes() -> BTreeSet<u32> {
-    let processes = fs::read_dir("/proc").expect("the processes are seen");
+    let processes = all_processes().expect("the processes are seen").flatten();
     processes
-        .filter_map(|process| process.ok()?.file_name().to_str()?.parse().ok())
-        .flat_map(|pid| ids_of(pid, "prog_id:"))
+        .flat_map(|process| ids_of(process.pid.cast_unsigned(), "prog_id:"))
         .collect()
 }
 

@@ -460,7 +460,7 @@ fn with_pid_of(pids: &[u32]) -> Actor {
         return Actor::here("cart");
     };
     let start = || {
-        // The kernel goes on from there.
+        // The kernel goes on from there. procfs does not know this sysctl.
         fs::write("/proc/sys/kernel/ns_last_pid", (wanted - 1).to_string())
             .expect("pids can be chosen");
         Actor::here("cart")

@@ -14,6 +14,7 @@ use std::thread;
 use libbpf_rs::{MapCore, MapHandle};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use procfs::process::{FDTarget, Process};
 use serde_json::{Value, json};
 use tcptracer_testing::places::sweep;
 use tcptracer_testing::{Actor, Cgroup, DEADLINE, Netns, mount_points, v2_mount, wait_until};
@@ -84,15 +85,16 @@ impl Agent {
 
     /// Whether it has a mount namespace open, as long as which that cannot be another.
     pub fn holds_mounts(&self, inode: u64) -> bool {
-        let link = format!("mnt:[{inode}]");
-        self.files().any(|file| file.as_os_str() == link.as_str())
+        let mounts = FDTarget::Other("mnt".into(), inode);
+        self.files().any(|file| file == mounts)
     }
 
     /// What it has open.
-    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
-        let files = fs::read_dir(format!("/proc/{}/fd", self.child.id()));
-        let links = files.expect("the agent runs").flatten();
-        links.filter_map(|file| fs::read_link(file.path()).ok())
+    pub fn files(&self) -> impl Iterator<Item = FDTarget> {
+        let process = Process::new(self.child.id().cast_signed());
+        let files = process.and_then(|process| process.fd());
+        let files = files.expect("the agent runs").flatten();
+        files.map(|file| file.target)
     }
 
     pub fn signal(&self, signal: Signal) {

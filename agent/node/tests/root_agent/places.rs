@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -38,11 +38,6 @@ fn container(node: &mut Node, namespace: &str, name: &str) -> Container {
     runc::create(node, &uid, &id, &Network::Own).start(name)
 }
 
-fn mount_namespace(container: &Container) -> u64 {
-    let link = format!("/proc/{}/ns/mnt", container.actor.pid());
-    fs::metadata(link).expect("it runs").ino()
-}
-
 /// As in a pod that does not share the host's: cgroups do not tell it which processes they have.
 fn a_pid_namespace_of_its_own() {
     let launcher = ["unshare", "--pid", "--fork", "--kill-child"];
@@ -52,7 +47,7 @@ fn a_pid_namespace_of_its_own() {
     let agent = node.client();
     let _watch = agent.watch(of("shop"));
     wait_until("the mount namespace is known", || {
-        node.keys("mntnsmap") == HashSet::from([mount_namespace(&cart)])
+        node.keys("mntnsmap") == HashSet::from([cart.actor.mntns()])
     });
     assert_eq!(node.keys("cgroupmap"), HashSet::from([cart.cgroup_id()]));
 }
@@ -167,7 +162,7 @@ fn cgroups_that_say_nothing() {
     }
     let mut watch = agent.watch(of("shop"));
     wait_until("the mount namespace is known", || {
-        node.keys("mntnsmap") == HashSet::from([mount_namespace(&cart)])
+        node.keys("mntnsmap") == HashSet::from([cart.actor.mntns()])
     });
 
     for container in [&mut db, &mut cart] {

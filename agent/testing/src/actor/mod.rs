@@ -22,17 +22,16 @@ pub use process::ACTOR;
 pub use ring::knows_multishot;
 pub use serve::{act, knows_mptcp};
 
-use std::fs;
+use std::ffi::OsStr;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use nix::libc::{ECONNREFUSED, ECONNRESET, SYS_accept4, SYS_connect};
 
 use control::read_line;
-use process::Process;
+use process::{Process, sleeps_in};
 
 use crate::{Cgroup, End, Netns, wait_until};
 
@@ -96,9 +95,8 @@ impl Actor {
 
     /// Inode of its mount namespace.
     pub fn mntns(&self) -> u64 {
-        fs::metadata(format!("/proc/{}/ns/mnt", self.pid()))
-            .expect("the actor runs")
-            .ino()
+        let namespaces = self.shown().namespaces().expect("the actor runs");
+        namespaces.0[OsStr::new("mnt")].identifier
     }
 
     /// Moves it into a cgroup.
@@ -171,12 +169,15 @@ impl Actor {
 
     #[track_caller]
     fn wait_until_in(&self, call: i64) {
-        let path = format!("/proc/{}/syscall", self.pid());
-        let wanted = format!("{call} ");
+        let shown = self.shown();
         wait_until("the actor blocks in the system call", || {
-            let now = fs::read_to_string(&path).expect("the actor runs");
-            now.starts_with(&wanted)
+            sleeps_in(shown.syscall(), call)
         });
+    }
+
+    /// What the kernel tells of it.
+    fn shown(&self) -> procfs::process::Process {
+        procfs::process::Process::new(self.pid().cast_signed()).expect("the actor runs")
     }
 
     /// Starts a child actor called `comm`, which inherits the socket `name`; returns its pid.

@@ -2,10 +2,17 @@
 
 use std::process::Child;
 
+use procfs::ProcResult;
+use procfs::process::Syscall;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 /// The first argument of an actor.
 pub const ACTOR: &str = "actor";
+
+/// Whether a thread sleeps in this system call; one that sleeps elsewhere procfs cannot read.
+pub fn sleeps_in(now: ProcResult<Syscall>, call: i64) -> bool {
+    matches!(now, Ok(Syscall::Blocked { syscall_number, .. }) if syscall_number == call)
+}
 
 /// A child of this process, one that it adopted as well. Killed and reaped on drop.
 pub struct Process {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -15,13 +15,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::libc::{EINPROGRESS, EPROTONOSUPPORT, SYS_accept4};
 use nix::sched::{CloneFlags, unshare};
+use procfs::process::Process;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_name};
 use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 
 use super::control::{channel, read_line, receive, send};
 use super::load::Load;
 use super::polled;
-use super::process::ACTOR;
+use super::process::{ACTOR, sleeps_in};
 use super::ring::Ring;
 use super::strangers::Strangers;
 use crate::DEADLINE;
@@ -228,12 +229,10 @@ impl State {
                     let socket = self.socket(listener)?.try_clone()?;
                     thread::spawn(move || socket.accept().map(drop));
                 }
-                let wanted = format!("{} ", SYS_accept4);
                 let count: usize = count.parse()?;
                 wait_for("the threads block", || {
-                    let blocked = fs::read_dir("/proc/self/task")?
-                        .filter_map(|t| fs::read_to_string(t.ok()?.path().join("syscall")).ok())
-                        .filter(|s| s.starts_with(&wanted));
+                    let threads = Process::myself()?.tasks()?.flatten();
+                    let blocked = threads.filter(|t| sleeps_in(t.syscall(), SYS_accept4));
                     Ok((blocked.count() == count).then_some(()))
                 })?;
             }
