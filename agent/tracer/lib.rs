@@ -2,7 +2,7 @@
 The kernel core, and the host tool on it.
 
 ```text
-kernel ──ring──▶ bpf (load, probe, decode) ──Event──▶ tool (options, rows, JSON)
+kernel ──ring──▶ bpf (try, load, decode) ──Event──▶ tool (options, rows, JSON)
                   └──Facts, Plan──▶ check (what works here)
 ```
 

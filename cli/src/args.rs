@@ -110,7 +110,7 @@ impl Args {
 
     /// Refuses what does not go together. Flags can stand before and behind a subcommand, where clap looks at
     /// each place alone.
-    pub fn check(&self) -> Result<(), Usage> {
+    pub fn validate(&self) -> Result<(), Usage> {
         let filters = &self.filters;
         let agents = &self.agents;
         let span = &self.span;
@@ -135,7 +135,7 @@ impl Args {
         } else if agents.tls_cert.is_some() && agents.tls_ca.is_none() {
             "--tls-cert needs --tls-ca"
         } else {
-            return self.cluster.check();
+            return self.cluster.validate();
         };
         Err(Usage(why.into()))
     }
@@ -387,7 +387,7 @@ pub struct ClusterArgs {
 }
 
 impl ClusterArgs {
-    fn check(&self) -> Result<(), Usage> {
+    fn validate(&self) -> Result<(), Usage> {
         let more =
             !self.as_group.is_empty() || self.as_uid.is_some() || !self.as_user_extra.is_empty();
         let why = if more && self.as_user.is_none() {
@@ -612,7 +612,7 @@ mod tests {
             .into_iter()
             .chain(line.split(' ').filter(|w| !w.is_empty()));
         let args = Args::try_parse_from(words).map_err(|e| e.to_string())?;
-        args.check().map_err(|e| e.to_string())?;
+        args.validate().map_err(|e| e.to_string())?;
         Ok(args)
     }
 

@@ -31,7 +31,7 @@ pub fn main() -> Result<Code> {
         return runtime()?.block_on(complete::candidates(&words));
     }
     let args = Args::parse();
-    args.check()?;
+    args.validate()?;
     if let Some(Command::Completion { shell }) = args.command {
         return complete::script(shell);
     }

@@ -105,7 +105,7 @@ impl Tool {
             let beacon = TcpListener::bind("[::]:0").expect("a listener");
             let port = port_of(&beacon);
             tool.beacon = Some(beacon.try_clone().expect("a listener"));
-            while !tool.has_written() {
+            while !tool.take_next() {
                 assert!(start.elapsed() < DEADLINE, "the tool reports nothing");
                 let _stream =
                     TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("a connection");
@@ -115,9 +115,9 @@ impl Tool {
         tool
     }
 
-    /// Whether there has been a line; waits a moment for one.
+    /// Takes its next line, for which it waits a moment, and says whether there was one.
     #[track_caller]
-    fn has_written(&mut self) -> bool {
+    fn take_next(&mut self) -> bool {
         match self.out.next_within(Duration::from_millis(20)) {
             Next::Line(line) => self.take(line),
             Next::Nothing => return false,

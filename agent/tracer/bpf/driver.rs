@@ -33,7 +33,7 @@ use super::plan::Plan;
 use super::programs::{self, Program};
 use super::skel::TcptracerSkel;
 use super::skel::types::tt_counter;
-use super::wire::{self, Record};
+use super::wire::{self, Reported};
 
 /// Between two drains while events keep coming. Bounds the latency of an event in a burst; at most
 /// 500 wake-ups a second cost little beside what the events cost.
@@ -258,8 +258,8 @@ impl Outlet {
 
     fn put_record(&mut self, record: &[u8]) {
         match wire::decode(record) {
-            Ok(Record::Event(event)) => self.put(event),
-            Ok(Record::Cgroup(change)) => self.put_cgroup(change),
+            Ok(Reported::Event(event)) => self.put(event),
+            Ok(Reported::Cgroup(change)) => self.put_cgroup(change),
             Err(_) => self.count_undecodable(1),
         }
     }

@@ -14,10 +14,10 @@ mod load;
 mod maps;
 mod pinned;
 mod plan;
-mod probe;
 mod programs;
 #[allow(unsafe_code, missing_docs, clippy::all, clippy::use_self)]
 mod skel;
+mod trial;
 mod wire;
 
 pub use config::{Config, Family, Filter};

@@ -174,7 +174,7 @@ const CGROUP_SIZE: usize = size_of::<RawCgroup>();
     reason = "nearly all are events, and a box for each would cost more"
 )]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Record {
+pub enum Reported {
     /// Something happened to a connection.
     Event(Event),
     /// A cgroup came or went.
@@ -205,10 +205,10 @@ fn unknown<T>(field: &'static str, value: impl Into<u16>) -> Result<T, DecodeErr
 }
 
 /// Decodes one record of the ring. It need not be aligned.
-pub fn decode(record: &[u8]) -> Result<Record, DecodeError> {
+pub fn decode(record: &[u8]) -> Result<Reported, DecodeError> {
     match record.len() {
-        CGROUP_SIZE => decode_cgroup(record).map(Record::Cgroup),
-        _ => decode_event(record).map(Record::Event),
+        CGROUP_SIZE => decode_cgroup(record).map(Reported::Cgroup),
+        _ => decode_event(record).map(Reported::Event),
     }
 }
 

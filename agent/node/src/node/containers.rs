@@ -75,7 +75,7 @@ impl Containers {
 
     /// Where a scan finds the cgroup that the kernel tells of by its path from the kernel's root; `None` if
     /// it is none of those that can be seen.
-    pub fn seen_at<'a>(&mut self, id: u64, path: &'a str) -> Option<&'a str> {
+    pub fn follow_path<'a>(&mut self, id: u64, path: &'a str) -> Option<&'a str> {
         if self.is_whole {
             return Some(path);
         }

@@ -188,7 +188,7 @@ impl Node {
             Message::Events(events) => self.on_events(events, now),
             Message::Lost(total) => self.on_losses(total, now),
             Message::Cgroup(CgroupChange::Made { id, path }) => {
-                match self.parts.containers.seen_at(id, &path) {
+                match self.parts.containers.follow_path(id, &path) {
                     Some(path) => self.parts.index.cgroup_made(id, path, now),
                     None => self.parts.index.note_outside(id),
                 }
