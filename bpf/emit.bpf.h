@@ -20,20 +20,29 @@ static __always_inline void wake_parked_reader(void)
 		bpf_ringbuf_discard(nudge, BPF_RB_FORCE_WAKEUP);
 }
 
+/*
+ * The counters of an event, each read by read(pointer, field): typed pointers are read directly, others by probe reads.
+ * The FIN of the peer takes one sequence number.
+ */
+#define read_counters(event, sk, tp, read)                                                         \
+	do {                                                                                       \
+		(event)->bytes_sent = read(tp, bytes_sent) - read(tp, bytes_retrans);              \
+		(event)->bytes_received = read(tp, bytes_received) -                               \
+					  (read(sk, __sk_common.skc_flags) >> SOCK_DONE_BIT & 1);  \
+		(event)->segs_out = read(tp, segs_out);                                            \
+		(event)->segs_in = read(tp, segs_in);                                              \
+		(event)->retransmits = read(tp, total_retrans);                                    \
+		(event)->srtt_us = read(tp, srtt_us) >> 3;                                         \
+		(event)->counted = 1;                                                              \
+	} while (0)
+#define read_directly(pointer, field) ((pointer)->field)
+
 static __always_inline void fill_counters(struct tt_event *event, struct sock *sk)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
-	if (!tp)
-		return;
-	event->bytes_sent = tp->bytes_sent - tp->bytes_retrans;
-	/* The FIN of the peer takes one sequence number. */
-	event->bytes_received = tp->bytes_received - has_flag(sk, SOCK_DONE_BIT);
-	event->segs_out = tp->segs_out;
-	event->segs_in = tp->segs_in;
-	event->retransmits = tp->total_retrans;
-	event->srtt_us = tp->srtt_us >> 3;
-	event->counted = 1;
+	if (tp)
+		read_counters(event, sk, tp, read_directly);
 }
 
 /* A record with all of it initialised and no counters, or NULL: then it is counted as lost. */

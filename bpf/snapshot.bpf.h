@@ -85,20 +85,6 @@ static __always_inline bool seed(struct task_struct *task, struct sock *sk, stru
 	return tt_config.list_existing && conn->opened && selected(&conn->owner);
 }
 
-static __always_inline void probe_counters(struct tt_event *event, struct sock *sk)
-{
-	__u64 flags = BPF_CORE_READ(sk, __sk_common.skc_flags);
-	struct tcp_sock *tp = (struct tcp_sock *)sk;
-
-	event->bytes_sent = BPF_CORE_READ(tp, bytes_sent) - BPF_CORE_READ(tp, bytes_retrans);
-	event->bytes_received = BPF_CORE_READ(tp, bytes_received) - (flags >> SOCK_DONE_BIT & 1);
-	event->segs_out = BPF_CORE_READ(tp, segs_out);
-	event->segs_in = BPF_CORE_READ(tp, segs_in);
-	event->retransmits = BPF_CORE_READ(tp, total_retrans);
-	event->srtt_us = BPF_CORE_READ(tp, srtt_us) >> 3;
-	event->counted = 1;
-}
-
 /* By probe reads: of an MPTCP socket the first subflow counts, which is no trusted pointer. */
 static __always_inline void seed_connection(struct task_struct *task, struct sock *sk,
 					    struct seq_file *out)
@@ -114,7 +100,7 @@ static __always_inline void seed_connection(struct task_struct *task, struct soc
 	probe_conn(&event.conn, sk);
 	if (!seed(task, sk, &event.conn))
 		return;
-	probe_counters(&event, sk);
+	read_counters(&event, sk, (struct tcp_sock *)sk, BPF_CORE_READ);
 	event.time = bpf_ktime_get_ns();
 	event.type = TT_EXISTING;
 	bpf_seq_write(out, &event, sizeof(event));
