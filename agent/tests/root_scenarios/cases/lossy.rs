@@ -1,10 +1,11 @@
 //! Links that delay and lose packets. They need netem, which not every kernel has: to be asked for.
 
+use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
 use tcptracer_event::Reason::{Local, Remote, Timeout};
-use tcptracer_testing::{Actor, Netns, Test, this_thread, wait_until};
+use tcptracer_testing::{Actor, Netns, Test, wait_until};
 
 use crate::links::linked;
 use crate::trace::{Trace, Want};
@@ -33,10 +34,17 @@ fn netem(netns: &Netns, link: &str, loss: &str) {
 }
 
 /// How many segments this namespace has sent again, by the kernel's own count.
+///
+/// procfs wants all of its counters to be there, and 7.3 no longer counts UDP-Lite.
 fn retransmitted(netns: &Netns) -> u32 {
-    let snmp = netns.enter(|| this_thread().snmp());
-    let count = snmp.expect("the counters can be read").tcp_retrans_segs;
-    count.try_into().expect("not that many")
+    let snmp = netns.enter(|| fs::read_to_string("/proc/thread-self/net/snmp"));
+    let snmp = snmp.expect("the counters can be read");
+    let mut tcp = snmp.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = tcp.next().zip(tcp.next()).expect("Tcp in snmp");
+    let mut counters = names.split(' ').zip(values.split(' '));
+    let sent_again = counters.find(|(name, _)| *name == "RetransSegs");
+    let (_, count) = sent_again.expect("RetransSegs in snmp");
+    count.parse().expect("a number")
 }
 
 struct Link {
