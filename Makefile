@@ -16,6 +16,16 @@ ARM64 := aarch64-unknown-linux-gnu
 # What static and image build for.
 TARGET := $(HOST)
 
+# The programs of the image. They are built together wherever more than one is taken: cargo builds them again for another
+# selection.
+PROGRAMS := tcptracer tcptracer-agent kubectl-tcptracer
+
+# What the guests of test-kernels take.
+define GUESTS
+scripts/static.sh x86_64-unknown-linux-gnu root_scenarios $(PROGRAMS)
+scripts/static.sh $(ARM64) root_scenarios tcptracer
+endef
+
 # The modules of the kernel core with the host tool, and of the agent; each imports only what stands to its left.
 TRACER_LAYERS := clock bpf check tool
 AGENT_LAYERS := newest kube,cgroup,health preflight identity fixture filter hub report api,metrics node http,server \
@@ -25,7 +35,8 @@ AGENT_LAYERS := newest kube,cgroup,health preflight identity fixture filter hub 
 UNLAYERED := $(addsuffix /src,event proto authority client cli agent/testing e2e) $(patsubst %/main.rs,%,\
 	$(wildcard $(addsuffix /*/main.rs,agent/tests agent/benches agent/node/tests cli/tests)))
 
-.PHONY: help demo run build test static image e2e test-kernels compatibility chart lint lint-plugin lint-chart bench man
+.PHONY: help demo run build test static image e2e prepare test-kernels compatibility chart lint lint-plugin \
+	lint-chart bench man
 
 # Helm and the tests of its templates, and the linters, from their Go modules.
 HELM = PATH="$$(e2e/cluster/tools.sh helm helm-unittest):$$PATH"
@@ -86,7 +97,7 @@ lint-chart: ## lint, render, validate and test the chart
 
 static: ## build the static binaries of the image, to run anywhere (TARGET=aarch64-unknown-linux-gnu)
 	@scripts/setup.sh static $(TARGET)
-	scripts/static.sh $(TARGET) tcptracer tcptracer-agent kubectl-tcptracer
+	scripts/static.sh $(TARGET) $(PROGRAMS)
 
 image: static ## build the image from these, as the archive target/image.tar
 	@scripts/setup.sh image
@@ -103,10 +114,14 @@ chart: ## write what is generated from the chart: its README, and deploy/
 	@scripts/setup.sh chart
 	$(HELM) scripts/chart.sh generate
 
+# Nothing of it needs a moment in which the machine is quiet.
+prepare: ## build what test-kernels and e2e take, beside something that mostly waits
+	e2e/cluster/tools.sh >/dev/null
+	$(GUESTS)
+
 test-kernels: ## run the scenarios on stock kernels under emulation (KERNELS="6.1 7" FILTER=storm)
 	@scripts/setup.sh kernels
-	scripts/static.sh x86_64-unknown-linux-gnu root_scenarios tcptracer tcptracer-agent
-	scripts/static.sh $(ARM64) root_scenarios tcptracer
+	$(GUESTS)
 	scripts/kernels/run.sh $(FILTER)
 
 compatibility: ## write docs/compatibility.md from the last run of test-kernels
