@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Who accepted. Runs in the accepting process, after the kernel's accept, without the
- * socket lock and with untrusted pointers: every read of the socket is a probe read.
+ * Who accepted. Runs in the accepting process: with the socket locked where it gets its file, and elsewhere after the
+ * kernel's accept, without the lock and with untrusted pointers, where every read of the socket is a probe read.
  */
 #ifndef TT_ACCEPT_BPF_H
 #define TT_ACCEPT_BPF_H
@@ -151,11 +151,23 @@ static __always_inline void on_accepted(struct tt_conn *conn, struct sock *sk, b
 	}
 }
 
-/* For callers who have the socket. */
-static __always_inline void on_accepted_sock(struct sock *sk)
+/* The socket that is accepted gets its file. Of an MPTCP socket the first subflow counts, which is no trusted pointer. */
+static __always_inline void on_grafted(struct sock *sk)
 {
-	struct tt_conn *conn = conn_of(sk);
+	struct tt_conn *conn;
 
+	if (is_tcp(sk)) {
+		conn = find(sk);
+		if (conn)
+			set_accepted(conn);
+		else
+			adopt_accepted(sk);
+		return;
+	}
+	sk = tcp_part_of(sk);
+	if (!sk)
+		return;
+	conn = conn_of(sk);
 	if (conn)
 		on_accepted(conn, sk, true);
 	else

@@ -3,7 +3,7 @@
  * The life of a connection, from the transitions of its socket.
  *
  * Each function stands for one transition and runs with the socket locked, so the
- * writers of an entry are serialised; only the accept hook (accept.bpf.h) is not.
+ * writers of an entry are serialised; only some hooks of accept (accept.bpf.h) are not.
  * tp_btf programs are skipped while they already run on the CPU, which happens to
  * softirq transitions that interrupt one in process context. So a function never
  * relies on the ones before it having run: it first makes up for what is missing.

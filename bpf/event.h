@@ -81,7 +81,7 @@ struct tt_conn {
 	__u8 source;
 	__u8 reason;
 	/*
-	 * Progress. Bytes of their own, because the accept hook does not hold the
+	 * Progress. Bytes of their own, because where a system call's tracepoint sees accepts, it does not hold the
 	 * socket lock that serialises the other writers.
 	 */
 	__u8 opened;   /* connect, accept or snapshot has been reported */
@@ -140,16 +140,14 @@ struct tt_config {
 	__u8 failed;           /* report failed connects */
 	__u8 list_existing;    /* the snapshot reports what it finds */
 	__u8 cookies;          /* tracing programs may ask for a socket's cookie (5.12) */
-	__u8 fexit_accept;     /* the fexit hook reports accepted sockets without state */
-	__u32 hierarchy;       /* the one whose cgroups are reported; 0 is v2 */
 	__u8 either;           /* one of by_cgroup and by_mntns has to hold, not both */
-	__u8 pad[3];
+	__u32 hierarchy;       /* the one whose cgroups are reported; 0 is v2 */
 };
 
 _Static_assert(sizeof(struct tt_process) == 40, "tt_process has a hole");
 _Static_assert(sizeof(struct tt_conn) == 168, "tt_conn has a hole");
 _Static_assert(sizeof(struct tt_event) == 216, "tt_event has a hole");
 _Static_assert(sizeof(struct tt_cgroup) == 528, "tt_cgroup has a hole");
-_Static_assert(sizeof(struct tt_config) == 24, "tt_config has a hole");
+_Static_assert(sizeof(struct tt_config) == 20, "tt_config has a hole");
 
 #endif

@@ -112,45 +112,35 @@ int BPF_PROG(tt_destroy_sock_again, struct sock *sk)
 	return 0;
 }
 
-/* Of a thread that was blocked before fexit was attached, fexit does not see the return. */
-static __always_inline int accept_returned(long fd)
+/*
+ * Where a socket gets its file: in the process that accepts, for each accept by whatever call, also of a thread that was
+ * blocked in it before this was attached. For sockets of all kinds.
+ */
+SEC("?fentry/security_sock_graft")
+int BPF_PROG(tt_sock_graft, struct sock *sk)
 {
-	if (fd >= 0)
-		on_accepted_fd(fd, !tt_config.fexit_accept);
+	on_grafted(sk);
 	return 0;
 }
 
-SEC("tp/syscalls/sys_exit_accept")
+/* Elsewhere. While one of these is attached, every system call of the host takes the slow way. */
+static __always_inline int accept_returned(long fd)
+{
+	if (fd >= 0)
+		on_accepted_fd(fd, true);
+	return 0;
+}
+
+SEC("?tp/syscalls/sys_exit_accept")
 int tt_exit_accept(struct trace_event_raw_sys_exit *ctx)
 {
 	return accept_returned(ctx->ret);
 }
 
-SEC("tp/syscalls/sys_exit_accept4")
+SEC("?tp/syscalls/sys_exit_accept4")
 int tt_exit_accept4(struct trace_event_raw_sys_exit *ctx)
 {
 	return accept_returned(ctx->ret);
-}
-
-/*
- * The arguments became one structure in 6.10, so the result moved. The barriers keep the
- * compiler from choosing the offset first: a variable one into the context is refused.
- */
-SEC("?fexit/inet_csk_accept")
-int tt_inet_csk_accept(__u64 *ctx)
-{
-	struct sock *sk;
-
-	if (bpf_core_type_exists(struct proto_accept_arg)) {
-		sk = (struct sock *)ctx[2];
-		barrier_var(sk);
-	} else {
-		sk = (struct sock *)ctx[4];
-		barrier_var(sk);
-	}
-	if (sk)
-		on_accepted_sock(sk);
-	return 0;
 }
 
 /*

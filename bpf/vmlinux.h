@@ -200,11 +200,6 @@ struct mptcp_sock {
 	struct sock *first;
 };
 
-/* 6.10 put the arguments of accept into one structure. */
-struct proto_accept_arg {
-	int flags;
-};
-
 struct inode {
 	unsigned short i_mode;
 };

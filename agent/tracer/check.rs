@@ -403,16 +403,13 @@ mod tests {
     #[test]
     fn a_refused_hook_that_another_replaces_loses_nothing() {
         let report = report(|f| {
-            f.set(
-                Place::InetCskAccept,
-                Trial::Refused("no trampolines".into()),
-            );
+            f.set(Place::SockGraft, Trial::Refused("no trampolines".into()));
         });
         assert_eq!(report.verdict, Verdict::Complete);
-        let fexit = hook(&report, "fexit/inet_csk_accept");
-        assert_eq!(fexit.state, Use::Refused);
-        assert_eq!(fexit.why.as_deref(), Some("no trampolines"));
-        assert!(fexit.instead.is_some() && fexit.lost.is_none());
+        let graft = hook(&report, "fentry/security_sock_graft");
+        assert_eq!(graft.state, Use::Refused);
+        assert_eq!(graft.why.as_deref(), Some("no trampolines"));
+        assert!(graft.instead.is_some() && graft.lost.is_none());
         assert_eq!(
             hook(&report, "tp/io_uring/io_uring_complete").state,
             Use::OnDemand
@@ -438,7 +435,7 @@ mod tests {
     fn without_a_capability_it_is_impossible() {
         let report = report(|f| {
             f.cap_perfmon = false;
-            f.set(Place::InetCskAccept, Trial::NotTried);
+            f.set(Place::SockGraft, Trial::NotTried);
         });
         assert_eq!(report.verdict, Verdict::Impossible);
         assert_eq!(report.verdict.exit_code(), ExitCode::FAILURE);

@@ -270,7 +270,7 @@ mod tests {
             maps: Vec::new(),
         };
         let programs = [ProgramRuns {
-            hook: "fexit/inet_csk_accept",
+            hook: "fentry/security_sock_graft",
             run_time: Duration::from_millis(1500),
             runs: 7,
         }];
@@ -292,13 +292,13 @@ mod tests {
              kernel.bpf_stats_enabled is on.",
             "# TYPE tcptracer_bpf_run_time_seconds counter",
             "# UNIT tcptracer_bpf_run_time_seconds seconds",
-            "tcptracer_bpf_run_time_seconds_total{hook=\"fexit/inet_csk_accept\"} 1.5",
+            "tcptracer_bpf_run_time_seconds_total{hook=\"fentry/security_sock_graft\"} 1.5",
         ];
         assert_eq!(lines(&metrics, "bpf_run_time"), expected);
         let expected = [
             "# HELP tcptracer_bpf_runs Runs of the programs of a hook, counted likewise.",
             "# TYPE tcptracer_bpf_runs counter",
-            "tcptracer_bpf_runs_total{hook=\"fexit/inet_csk_accept\"} 7",
+            "tcptracer_bpf_runs_total{hook=\"fentry/security_sock_graft\"} 7",
         ];
         assert_eq!(lines(&metrics, "bpf_runs"), expected);
         let version = env!("CARGO_PKG_VERSION");

@@ -17,8 +17,6 @@ pub enum Kind {
     TpBtf,
     /// The entry of a function.
     Fentry,
-    /// The return of a function.
-    Fexit,
     /// A tracepoint, by its folder in tracefs.
     Tp,
     /// An iterator.
@@ -30,12 +28,11 @@ pub enum Kind {
 pub enum Shortcoming {
     /// No tracepoints of system calls.
     #[error(
-        "threads already blocked in accept are not named, and connects refused before a SYN are not \
-         seen: tracefs is not mounted (mount -t tracefs tracefs /sys/kernel/tracing), or the kernel \
-         lacks CONFIG_FTRACE_SYSCALLS"
+        "connects refused before a SYN are not seen: tracefs is not mounted (mount -t tracefs tracefs \
+         /sys/kernel/tracing), or the kernel lacks CONFIG_FTRACE_SYSCALLS"
     )]
-    BlockedAccepts,
-    /// Neither fexit nor the io_uring tracepoint.
+    RefusedConnects,
+    /// Neither a trampoline nor the io_uring tracepoint.
     #[error("accepts through io_uring are attributed to the listener's owner")]
     IoUringAccepts,
     /// No iterator.
@@ -84,9 +81,6 @@ macro_rules! section {
     };
     (Fentry $target:literal) => {
         concat!("fentry/", $target)
-    };
-    (Fexit $target:literal) => {
-        concat!("fexit/", $target)
     };
     (Tp $target:literal) => {
         concat!("tp/", $target)
@@ -173,38 +167,36 @@ hooks! {
             unless: Some(Place::DoneWithError),
             instead: &[INFERRED];
     }
-    /// Every accept but those of threads that were blocked in it before.
-    FexitAccept {
+    /// Every accept, by whatever call.
+    Grafts {
         /// Who accepted, and what.
-        InetCskAccept: Fexit "inet_csk_accept" => tt_inet_csk_accept,
+        SockGraft: Fentry "security_sock_graft" => tt_sock_graft,
             instead: &[Instead::Text("the tracepoints of the system calls")],
             refused: Some("the kernel refuses it; the system calls' tracepoints do its work");
     }
-    /// The system calls that accept, also those that were blocked before.
+    /// The system calls that accept. As long as one of their tracepoints is used, every system call costs more.
     Accepts {
         /// Who accepted.
         ExitAccept: Tp "syscalls/sys_exit_accept" => tt_exit_accept,
-            instead: &[Instead::Hook(Place::InetCskAccept)],
-            lost: Some(Shortcoming::BlockedAccepts);
+            unless: Some(Place::SockGraft);
         /// The same of the other system call.
         ExitAccept4: Tp "syscalls/sys_exit_accept4" => tt_exit_accept4,
-            instead: &[Instead::Hook(Place::InetCskAccept)],
-            lost: Some(Shortcoming::BlockedAccepts);
+            unless: Some(Place::SockGraft);
     }
     /// The system call that connects, for what fails before a SYN is sent.
     Connects {
         /// What a connect is for.
         EnterConnect: Tp "syscalls/sys_enter_connect" => tt_enter_connect,
-            lost: Some(Shortcoming::BlockedAccepts);
+            lost: Some(Shortcoming::RefusedConnects);
         /// That it failed.
         ExitConnect: Tp "syscalls/sys_exit_connect" => tt_exit_connect,
-            lost: Some(Shortcoming::BlockedAccepts);
+            lost: Some(Shortcoming::RefusedConnects);
     }
     /// The accepts of io_uring.
     IoUring {
         /// Who accepted.
         IoUring: Tp "io_uring/io_uring_complete" => tt_io_uring_complete,
-            unless: Some(Place::InetCskAccept),
+            unless: Some(Place::SockGraft),
             instead: &[Instead::Text("the owner of the listener")],
             lost: Some(Shortcoming::IoUringAccepts);
     }

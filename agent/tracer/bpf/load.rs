@@ -110,7 +110,6 @@ fn set_config(skel: &mut OpenTcptracerSkel<'_>, config: &Config, plan: &Plan) ->
     to.failed = config.failed.into();
     to.list_existing = config.existing.into();
     to.cookies = plan.cookies.into();
-    to.fexit_accept = plan.fexit_accept.into();
     to.hierarchy = config.cgroups.unwrap_or(0);
     to.either = filter.either_map.into();
     Ok(())

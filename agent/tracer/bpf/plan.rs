@@ -101,17 +101,18 @@ pub(super) enum When {
 /// Which programs to load and attach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Attach `fexit/inet_csk_accept`.
-    pub fexit_accept: bool,
+    /// Attach `fentry/security_sock_graft`.
+    pub grafts: bool,
     /// Attach `fentry/tcp_done_with_error`.
     pub fatal_errors: bool,
     /// Attach `fentry/sock_def_error_report`. With neither, an error that its process reads too early is inferred.
     pub announced_errors: bool,
-    /// Attach `tp/syscalls/sys_exit_accept{,4}`, also beside fexit: only these see a thread that
-    /// was already blocked in accept. If failed connects are wanted, those of connect as well.
-    pub syscalls: bool,
-    /// `tp/io_uring/io_uring_complete` can be attached when it is needed.
+    /// Attach `tp/syscalls/sys_exit_accept{,4}` for want of that.
+    pub accept_calls: bool,
+    /// `tp/io_uring/io_uring_complete` can be attached when it is needed beside these.
     pub io_uring_accept: bool,
+    /// Attach `tp/syscalls/sys_{enter,exit}_connect` if failed connects are wanted.
+    pub connect_calls: bool,
     /// Seed the state with the connections that are open already.
     pub snapshot: bool,
     /// Connections are known by the cookies of their sockets; else by ids made up.
@@ -168,9 +169,9 @@ impl Plan {
         if !facts.all_work(Group::StateMachine) {
             return Err(Impossible::NoStateMachine);
         }
-        let fexit_accept = facts.all_work(Group::FexitAccept);
-        let syscalls = facts.all_work(Group::Accepts) && facts.all_work(Group::Connects);
-        if !fexit_accept && !syscalls {
+        let grafts = facts.all_work(Group::Grafts);
+        let accept_calls = !grafts && facts.all_work(Group::Accepts);
+        if !grafts && !accept_calls {
             return Err(Impossible::NoAcceptHook);
         }
         if facts.cgroups && !facts.all_work(Group::Cgroups) {
@@ -178,12 +179,12 @@ impl Plan {
         }
         let fatal_errors = facts.all_work(Group::FatalErrors);
         Ok(Self {
-            fexit_accept,
+            grafts,
             fatal_errors,
             announced_errors: facts.all_work(Group::AnnouncedErrors) && !fatal_errors,
-            syscalls,
-            // fexit sees the accepts of io_uring as well.
-            io_uring_accept: facts.all_work(Group::IoUring) && !fexit_accept,
+            accept_calls,
+            io_uring_accept: !grafts && facts.all_work(Group::IoUring),
+            connect_calls: facts.all_work(Group::Connects),
             snapshot: facts.all_work(Group::Snapshot),
             cookies: facts.cookies == Trial::Works,
             twice: facts.preemptible_tracepoints,
@@ -197,8 +198,9 @@ impl Plan {
             Group::SecondCopies => self.twice,
             Group::FatalErrors => self.fatal_errors,
             Group::AnnouncedErrors => self.announced_errors,
-            Group::FexitAccept => self.fexit_accept,
-            Group::Accepts | Group::Connects => self.syscalls,
+            Group::Grafts => self.grafts,
+            Group::Accepts => self.accept_calls,
+            Group::Connects => self.connect_calls,
             Group::IoUring => self.io_uring_accept,
             Group::Snapshot => self.snapshot,
         }
@@ -275,11 +277,12 @@ mod tests {
     const NO: Trial = Trial::Refused(String::new());
 
     const FULL: Plan = Plan {
-        fexit_accept: true,
+        grafts: true,
         fatal_errors: true,
         announced_errors: false,
-        syscalls: true,
+        accept_calls: false,
         io_uring_accept: false,
+        connect_calls: true,
         snapshot: true,
         cookies: true,
         twice: false,
@@ -315,7 +318,7 @@ mod tests {
         }
         assert_eq!(
             plan(|f| {
-                f.set(Place::InetCskAccept, NO);
+                f.set(Place::SockGraft, NO);
                 f.set(Place::ExitAccept, Trial::Missing);
             }),
             Err(Impossible::NoAcceptHook)
@@ -339,11 +342,12 @@ mod tests {
     }
 
     #[test]
-    fn without_fexit_the_system_calls_and_io_uring_are_hooked() {
+    fn without_the_trampoline_the_system_calls_and_io_uring_are_hooked() {
         assert_eq!(
-            plan(|f| f.set(Place::InetCskAccept, NO)),
+            plan(|f| f.set(Place::SockGraft, NO)),
             Ok(Plan {
-                fexit_accept: false,
+                grafts: false,
+                accept_calls: true,
                 io_uring_accept: true,
                 ..FULL
             })
@@ -378,29 +382,30 @@ mod tests {
             let plan = plan.expect("possible");
             plan.refused().map(|(name, _)| name).collect::<Vec<_>>()
         };
-        use Place::{DoneWithError, ErrorReport, ExitAccept, InetCskAccept, IoUring};
+        use Place::{DoneWithError, ErrorReport, ExitAccept, IoUring, SockGraft};
         assert!(refused(&[]).is_empty());
         assert!(refused(&[DoneWithError, ExitAccept]).is_empty());
         assert_eq!(
-            refused(&[DoneWithError, ErrorReport, InetCskAccept, IoUring]),
-            [InetCskAccept, DoneWithError].map(|place| place.hook().name)
+            refused(&[DoneWithError, ErrorReport, SockGraft, IoUring]),
+            [SockGraft, DoneWithError].map(|place| place.hook().name)
         );
     }
 
     #[test]
-    fn without_one_of_the_system_calls_fexit_is_enough_but_blocked_accepts_are_told() {
-        for hook in Group::Accepts.hooks().chain(Group::Connects.hooks()) {
+    fn only_connects_take_system_calls_beside_the_trampoline() {
+        for hook in Group::Accepts.hooks() {
+            assert_eq!(plan(|f| f.set(hook.place, Trial::Missing)), Ok(FULL));
+        }
+        for hook in Group::Connects.hooks() {
             let plan = plan(|f| f.set(hook.place, Trial::Missing));
-            assert_eq!(
-                plan,
-                Ok(Plan {
-                    syscalls: false,
-                    ..FULL
-                })
-            );
+            let expected = Plan {
+                connect_calls: false,
+                ..FULL
+            };
+            assert_eq!(plan, Ok(expected));
             assert_eq!(
                 plan.map(|p| p.shortcomings()),
-                Ok(vec![Shortcoming::BlockedAccepts])
+                Ok(vec![Shortcoming::RefusedConnects])
             );
         }
     }
@@ -408,7 +413,7 @@ mod tests {
     #[test]
     fn without_any_io_uring_hook_it_is_told() {
         let plan = plan(|f| {
-            f.set(Place::InetCskAccept, NO);
+            f.set(Place::SockGraft, NO);
             f.set(Place::IoUring, NO);
         });
         assert_eq!(

@@ -42,8 +42,8 @@ impl Facts {
 
 fn try_programs(facts: &mut Facts) {
     let asked = HOOKS.iter().filter(|hook| facts.ask_for(hook.group));
-    let (trampolines, others): (Vec<_>, Vec<_>) =
-        asked.partition(|hook| matches!(hook.kind, Kind::Fentry | Kind::Fexit));
+    let (spare, first): (Vec<_>, Vec<_>) = asked.partition(|hook| hook.unless.is_some());
+    let (trampolines, others) = by_kind(first);
     // Nearly every kernel loads all of these, which takes less time at once than one by one.
     let all_work = try_all(facts, true, &others);
     facts.cookies = match all_work {
@@ -54,14 +54,17 @@ fn try_programs(facts: &mut Facts) {
     if !all_work {
         try_each(facts, cookies, &others);
     }
-    // What forbids one trampoline mostly forbids all.
-    let (spare, first): (Vec<_>, Vec<_>) = trampolines
-        .into_iter()
-        .partition(|hook| hook.unless.is_some());
-    try_each(facts, cookies, &first);
+    try_each(facts, cookies, &trampolines);
     let is_needed = |hook: &&Hook| !hook.unless.is_some_and(|better| facts.works(better));
-    let spare: Vec<_> = spare.into_iter().filter(is_needed).collect();
-    try_each(facts, cookies, &spare);
+    let (trampolines, others) = by_kind(spare.into_iter().filter(is_needed));
+    try_each(facts, cookies, &trampolines);
+    try_each(facts, cookies, &others);
+}
+
+/// Trampolines, and others. What forbids one trampoline mostly forbids all.
+fn by_kind<'h>(hooks: impl IntoIterator<Item = &'h Hook>) -> (Vec<&'h Hook>, Vec<&'h Hook>) {
+    let hooks = hooks.into_iter();
+    hooks.partition(|hook| hook.kind == Kind::Fentry)
 }
 
 /// By groups, and one by one, only if need be, to tell which it is that does not work.
@@ -140,7 +143,7 @@ fn try_them(cookies: bool, hooks: &[&Hook]) -> libbpf_rs::Result<()> {
     let skel = skel.load()?;
     // Some turn out not to work no sooner: processors without trampolines, perf events that are forbidden. What
     // forbids one forbids all of its kind, and detaching can take the kernel long.
-    for kind in [Kind::Fexit, Kind::Fentry, Kind::Tp] {
+    for kind in [Kind::Fentry, Kind::Tp] {
         if let Some(hook) = hooks.iter().find(|hook| hook.kind == kind) {
             drop((hook.loaded)(&skel.progs).attach()?);
         }

@@ -351,7 +351,7 @@ impl TcpTracerService for Service {
             kernel: "6.1.0".into(),
             hooks: vec![
                 hook("tp_btf/inet_sock_set_state", true, ""),
-                hook("fexit/inet_csk_accept", false, "refused"),
+                hook("fentry/security_sock_graft", false, "refused"),
             ],
             shortcomings: vec!["accepts through io_uring".into()],
             pods: Some(v1::PodsStatus {

@@ -613,7 +613,7 @@ async fn the_status_of_an_agent() {
     assert_eq!(
         status["hooks"][1],
         json!({
-            "name": "fexit/inet_csk_accept", "attached": false, "detail": "refused"
+            "name": "fentry/security_sock_graft", "attached": false, "detail": "refused"
         })
     );
     assert_eq!(status["lost"], json!([{ "source": "ring", "count": 5 }]));

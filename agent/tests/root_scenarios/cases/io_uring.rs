@@ -35,7 +35,7 @@ fn accepts(kind: &str, multishot: bool, old_listener: bool) {
     let (mut server, mut client) = server_and_client(&netns);
     let before = old_listener.then(|| server.address("listen l 127.0.0.1:0"));
     let mut trace = Trace::of(&netns);
-    // It is not even loaded where fexit sees these accepts.
+    // It is not even loaded where a trampoline sees these accepts.
     let Plan {
         io_uring_accept, ..
     } = trace.plan();
@@ -72,7 +72,7 @@ fn accepts(kind: &str, multishot: bool, old_listener: bool) {
     }
     assert!(trace.why_not_attached(HOOK).is_none());
     trace.said_exactly(&wanted);
-    // fexit sees these accepts as well; only without it is there anything to learn.
+    // A trampoline sees these accepts as well; only without it is there anything to learn.
     let changes = sources.windows(2).filter(|pair| pair[0] != pair[1]).count();
     assert!(changes <= 1, "{sources:?}");
     assert!(
