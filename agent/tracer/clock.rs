@@ -67,6 +67,64 @@ impl Clock {
     }
 }
 
+/// Writes moments as times of day in UTC, as [`Timestamp`] does. Nearly all are in the second of the one before.
+#[derive(Clone, Debug)]
+pub struct Moments {
+    clock: Clock,
+    second: i64,
+    /// The second as text, up to where its fraction begins.
+    date: String,
+}
+
+impl Moments {
+    /// Of a clock.
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            second: 0,
+            date: date_of(0),
+        }
+    }
+
+    /// Follows the time of day if it was set since.
+    pub fn keep_up(&mut self) {
+        self.clock.keep_up();
+    }
+
+    /// Appends the time of day of a moment.
+    pub fn write(&mut self, time: Nanos, to: &mut String) {
+        let Ok(since_1970) = u64::try_from(self.clock.epoch + i128::from(time)) else {
+            *to += &self.clock.at(time).to_string();
+            return;
+        };
+        let second = (since_1970 / NANOS) as i64;
+        if second != self.second {
+            self.second = second;
+            self.date = date_of(second);
+        }
+        to.push_str(&self.date);
+        let fraction = since_1970 % NANOS;
+        if fraction > 0 {
+            // The one in front keeps the zeros at the beginning of the fraction.
+            let mut digits = itoa::Buffer::new();
+            let digits = digits.format(NANOS + fraction);
+            to.push('.');
+            to.push_str(digits[1..].trim_end_matches('0'));
+        }
+        to.push('Z');
+    }
+}
+
+const NANOS: u64 = 1_000_000_000;
+
+fn date_of(second: i64) -> String {
+    let mut date = Timestamp::from_second(second)
+        .unwrap_or_default()
+        .to_string();
+    date.pop();
+    date
+}
+
 /// Both clocks at nearly one moment. A thread that was interrupted between two readings reads again, since a relation
 /// that is off by the pause looks like a clock that was set.
 fn both_now() -> (Timestamp, Nanos) {
@@ -101,6 +159,32 @@ mod tests {
             Timestamp::from_nanosecond(now.into()).expect("a time"),
             monotonic,
         )
+    }
+
+    #[test]
+    fn moments_are_written_as_timestamps_are() {
+        let seconds = [
+            -62_135_596_800,
+            -1,
+            0,
+            1,
+            951_782_400,
+            1_795_939_331,
+            9_223_372_036,
+        ];
+        let fractions = [0, 1, 10, 999_999_999, 100_000_000, 123_456_000, 5];
+        for second in seconds {
+            for fraction in fractions {
+                let at = Timestamp::from_second(second).expect("a time");
+                let clock = Clock::new(at, 7);
+                let mut moments = Moments::new(clock);
+                for time in [7 + fraction, 7, 8 + fraction + NANOS, 7 + fraction] {
+                    let mut written = String::new();
+                    moments.write(time, &mut written);
+                    assert_eq!(written, clock.at(time).to_string());
+                }
+            }
+        }
     }
 
     #[test]

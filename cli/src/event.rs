@@ -65,7 +65,7 @@ pub struct Whose {
 #[derive(Clone, Debug)]
 pub struct Row {
     pub whose: Whose,
-    pub record: Record<Timestamp>,
+    pub record: Record<'static, Timestamp>,
 }
 
 impl Row {
@@ -90,7 +90,7 @@ impl Row {
                 errno: (event.errno != 0).then_some(event.errno),
                 errno_inferred: event.errno_inferred,
                 closer_pid: event.closer.as_ref().map(|c| c.pid),
-                closer_comm: event.closer.as_ref().map(|c| printable(&c.comm)),
+                closer_comm: event.closer.map(|c| printable(c.comm)),
                 bytes_sent: counters.map(|c| c.bytes_sent),
                 bytes_received: counters.map(|c| c.bytes_received),
                 segments_sent: counters.map(|c| c.segments_sent),
@@ -117,19 +117,19 @@ impl Row {
             record: Record {
                 kind: Some(Kind::Existing),
                 time: established.or(accepted).or(syn),
-                id: printable(&connection.id),
+                id: printable(connection.id),
                 role,
                 pid: process.pid,
                 tid: process.tid,
                 uid: process.uid,
-                comm: printable(&process.comm),
                 source: process.source().known().unwrap_or(Source::Unknown),
+                comm: printable(process.comm),
                 cgroup_id: process.cgroup_id,
                 mntns: process.mntns,
                 netns: connection.netns,
                 ip,
-                saddr: printable(&local.address),
-                daddr: printable(&remote.address),
+                saddr: printable(local.address),
+                daddr: printable(remote.address),
                 sport: local.port,
                 dport: remote.port,
                 handshake_ns: between(syn, established),
@@ -158,24 +158,24 @@ impl Row {
 impl Whose {
     fn new(node: &str, identity: v1::Identity) -> Self {
         let attribution = attribution(identity.attribution());
-        let labels = identity.labels.iter();
+        let labels = identity.labels.into_iter();
         Self {
-            node: printable(node),
+            node: printable(node).into_owned(),
             sequence: None,
             attribution,
             host_network: (!identity.pod.is_empty()).then_some(identity.host_network),
-            namespace: printable(&identity.namespace),
-            pod: printable(&identity.pod),
-            pod_uid: printable(&identity.pod_uid),
-            container: printable(&identity.container),
-            container_id: printable(&identity.container_id),
-            image: printable(&identity.image),
+            namespace: printable(identity.namespace).into_owned(),
+            pod: printable(identity.pod).into_owned(),
+            pod_uid: printable(identity.pod_uid).into_owned(),
+            container: printable(identity.container).into_owned(),
+            container_id: printable(identity.container_id).into_owned(),
+            image: printable(identity.image).into_owned(),
             workload: identity.workload.map(|w| Workload {
-                kind: printable(&w.kind),
-                name: printable(&w.name),
+                kind: printable(w.kind).into_owned(),
+                name: printable(w.name).into_owned(),
             }),
             labels: labels
-                .map(|(key, value)| (printable(key), printable(value)))
+                .map(|(key, value)| (printable(key).into_owned(), printable(value).into_owned()))
                 .collect(),
         }
     }
@@ -201,7 +201,7 @@ impl Serialize for Row {
     }
 }
 
-struct Head<'a>(&'a Record<Timestamp>);
+struct Head<'a>(&'a Record<'static, Timestamp>);
 
 impl Serialize for Head<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -211,7 +211,7 @@ impl Serialize for Head<'_> {
     }
 }
 
-struct Rest<'a>(&'a Record<Timestamp>);
+struct Rest<'a>(&'a Record<'static, Timestamp>);
 
 impl Serialize for Rest<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -183,7 +183,7 @@ impl Report {
         if *shortcomings != status.shortcomings {
             *shortcomings = status.shortcomings.clone();
             for shortcoming in shortcomings {
-                say(&format!("{node}: {}", printable(shortcoming)));
+                say(&format!("{node}: {}", printable(&*shortcoming)));
             }
         }
     }

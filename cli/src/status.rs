@@ -99,9 +99,9 @@ impl From<GetServerInfoResponse> for Info {
     fn from(info: GetServerInfoResponse) -> Self {
         let pods = info.pods.unwrap_or_default();
         Self {
-            node: printable(&info.node),
-            version: printable(&info.version),
-            kernel: printable(&info.kernel),
+            node: printable(&info.node).into_owned(),
+            version: printable(&info.version).into_owned(),
+            kernel: printable(&info.kernel).into_owned(),
             started: info.started.and_then(timestamp),
             epoch: info.epoch,
             sequence: info.sequence,
@@ -109,17 +109,21 @@ impl From<GetServerInfoResponse> for Info {
                 .hooks
                 .into_iter()
                 .map(|hook| Hook {
-                    name: printable(&hook.name),
+                    name: printable(&hook.name).into_owned(),
                     attached: hook.attached,
-                    detail: printable(&hook.detail),
+                    detail: printable(&hook.detail).into_owned(),
                 })
                 .collect(),
-            shortcomings: info.shortcomings.iter().map(|s| printable(s)).collect(),
+            shortcomings: info
+                .shortcomings
+                .iter()
+                .map(|s| printable(s).into_owned())
+                .collect(),
             pods: Pods {
-                source: printable(&pods.source),
+                source: printable(&pods.source).into_owned(),
                 synced: pods.synced,
                 known: pods.pods,
-                error: printable(&pods.error),
+                error: printable(&pods.error).into_owned(),
             },
             containers: info.containers,
             subscribers: info.subscribers,
@@ -135,7 +139,7 @@ impl From<GetServerInfoResponse> for Info {
                 .filter_maps
                 .iter()
                 .map(|map| FilterMap {
-                    name: printable(&map.name),
+                    name: printable(&map.name).into_owned(),
                     entries: map.entries,
                     capacity: map.capacity,
                     without_room: map.without_room,

@@ -25,7 +25,7 @@ impl<W: Way> Dialer<W> {
             let mut stream = self.within(ask).await?;
             let mut found = Vec::new();
             while let Some(batch) = self.within(async { Ok(stream.message().await?) }).await? {
-                let node = printable(&batch.node);
+                let node = printable(&batch.node).into_owned();
                 let convert = |connection| convert(&node, connection);
                 found.extend(batch.connections.into_iter().map(convert));
             }

@@ -106,7 +106,7 @@ impl Tunnel {
             match self.broken.clone() {
                 Some(broken) => match broken.await {
                     Some(why) => Error::Tunnel {
-                        why: printable(why.trim()),
+                        why: printable(why.trim()).into_owned(),
                         source: None,
                     },
                     // It was closed; the work notices.
@@ -135,7 +135,7 @@ impl Tunnel {
         }
         match tokio::time::timeout(TUNNEL_PATIENCE, broken).await {
             Ok(Some(why)) => Error::Tunnel {
-                why: printable(why.trim()),
+                why: printable(why.trim()).into_owned(),
                 source: Some(Box::new(error)),
             },
             _ => error,

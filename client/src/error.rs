@@ -153,17 +153,17 @@ impl Error {
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
         match status.code() {
-            Code::InvalidArgument => Self::Invalid(printable(status.message())),
+            Code::InvalidArgument => Self::Invalid(printable(status.message()).into_owned()),
             _ => Self::Status(Box::new(status)),
         }
     }
 }
 
 fn said(status: &Status) -> String {
-    let message = printable(status.message());
+    let message = printable(status.message()).into_owned();
     // The first cause of a status that was not answered but comes of what happened here.
     let root = successors(status.source(), |&e| e.source()).last();
-    let root = root.map(|root| printable(&root.to_string()));
+    let root = root.map(|root| printable(root.to_string()).into_owned());
     match (message.as_str(), root) {
         ("", None) => status.code().description().into(),
         (_, None) => message,

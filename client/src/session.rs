@@ -273,14 +273,14 @@ impl<W: Way, T, C: Fn(&str, Event) -> T> Session<W, C, T> {
             if restarted {
                 self.position = None;
             }
-            let node = printable(&node);
+            let node = printable(&node).into_owned();
             self.tell(News::Connected { node, restarted }).await?;
         }
         match message {
             None => Ok(()),
             Some(Message::Lost(lost)) => {
                 self.position = lost.position.or(self.position);
-                let node = printable(&node);
+                let node = printable(&node).into_owned();
                 self.tell(News::Lost { node, lost }).await
             }
             Some(Message::Status(status)) => self.take_status(epoch, status).await,
@@ -293,7 +293,7 @@ impl<W: Way, T, C: Fn(&str, Event) -> T> Session<W, C, T> {
                         lost: 0,
                     });
                 }
-                let node = printable(&node);
+                let node = printable(&node).into_owned();
                 let convert = |event| (self.convert)(&node, event);
                 let events = batch.events.into_iter().map(convert).collect();
                 self.tell(News::Events(events)).await

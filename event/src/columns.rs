@@ -1,22 +1,23 @@
 //! The columns that tables of events share: those of bcc's tcptracer, and those about how a connection went.
 
-use std::fmt::{Display, Write};
+use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use crate::text::push_number;
 use crate::{Kind, Reason, Record};
 
-/// A column of a table of `R`.
-pub struct Column<R> {
+/// A column of a table of records.
+pub struct Column<T> {
     /// Its header.
     pub name: &'static str,
     /// So many characters at least.
     pub width: usize,
-    /// Appends what it says of a row; printable. A busy host has many rows, so a cell is no text of its own.
-    pub cell: fn(&R, &mut String),
+    /// Appends what it says of a record; printable. A busy host has many, so a cell is no text of its own.
+    pub cell: fn(&Record<'_, T>, &mut String),
 }
 
 /// What happened, as a letter or as a word.
-pub const fn kind<T>(verbose: bool) -> Column<Record<T>> {
+pub const fn kind<T>(verbose: bool) -> Column<T> {
     match verbose {
         false => Column {
             name: "T",
@@ -32,12 +33,12 @@ pub const fn kind<T>(verbose: bool) -> Column<Record<T>> {
 }
 
 /// Which connection it is, and who acted.
-pub const fn connection<T>() -> [Column<Record<T>>; 7] {
+pub const fn connection<T>() -> [Column<T>; 7] {
     [
         Column {
             name: "PID",
             width: 6,
-            cell: |record, to| append(to, record.closer_pid.unwrap_or(record.pid)),
+            cell: |record, to| push_number(to, record.closer_pid.unwrap_or(record.pid)),
         },
         Column {
             name: "COMM",
@@ -48,7 +49,7 @@ pub const fn connection<T>() -> [Column<Record<T>>; 7] {
             name: "IP",
             width: 2,
             cell: |record, to| match record.ip {
-                Some(ip) => append(to, ip),
+                Some(ip) => push_number(to, ip),
                 None => to.push('?'),
             },
         },
@@ -65,32 +66,32 @@ pub const fn connection<T>() -> [Column<Record<T>>; 7] {
         Column {
             name: "SPORT",
             width: 6,
-            cell: |record, to| append(to, record.sport),
+            cell: |record, to| push_number(to, record.sport),
         },
         Column {
             name: "DPORT",
             width: 6,
-            cell: |record, to| append(to, record.dport),
+            cell: |record, to| push_number(to, record.dport),
         },
     ]
 }
 
 /// Its network namespace.
-pub const fn netns<T>(width: usize) -> Column<Record<T>> {
+pub const fn netns<T>(width: usize) -> Column<T> {
     Column {
         name: "NETNS",
         width,
-        cell: |record, to| append(to, record.netns),
+        cell: |record, to| push_number(to, record.netns),
     }
 }
 
 /// How it went.
-pub const fn lifecycle<T>() -> [Column<Record<T>>; 6] {
+pub const fn lifecycle<T>() -> [Column<T>; 6] {
     [
         Column {
             name: "REASON",
             width: 12,
-            cell: |record, to| append_or_dash(to, record.reason.map(Reason::name)),
+            cell: |record, to| to.push_str(record.reason.map_or("-", Reason::name)),
         },
         Column {
             name: "MS",
@@ -120,21 +121,17 @@ pub const fn lifecycle<T>() -> [Column<Record<T>>; 6] {
     ]
 }
 
-fn append(to: &mut String, value: impl Display) {
-    // A string takes everything.
-    let _ = write!(to, "{value}");
-}
-
-fn append_or_dash(to: &mut String, value: Option<impl Display>) {
+fn append_or_dash(to: &mut String, value: Option<impl itoa::Integer>) {
     match value {
-        Some(value) => append(to, value),
+        Some(value) => push_number(to, value),
         None => to.push('-'),
     }
 }
 
 fn append_millis(to: &mut String, millis: Option<f64>) {
     match millis {
-        Some(millis) => append(to, format_args!("{millis:.3}")),
+        // A string takes everything.
+        Some(millis) => _ = write!(to, "{millis:.3}"),
         None => to.push('-'),
     }
 }
@@ -145,8 +142,9 @@ fn append_address(to: &mut String, ip: Option<u8>, address: &str) {
         return to.push_str(address);
     }
     to.push('[');
-    match address.parse().ok().and_then(v4_compatible) {
-        Some(v4) => append(to, format_args!("::{v4}")),
+    let differs = || address.parse().ok().and_then(v4_compatible);
+    match address.starts_with("::").then(differs).flatten() {
+        Some(v4) => _ = write!(to, "::{v4}"),
         None => to.push_str(address),
     }
     to.push(']');

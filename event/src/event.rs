@@ -1,9 +1,10 @@
 //! One event in the life of a connection.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 
-use crate::text::printable;
+use crate::text::{printable, push_number};
 
 /// A time, in nanoseconds of `CLOCK_MONOTONIC`.
 pub type Nanos = u64;
@@ -21,12 +22,22 @@ pub struct ConnectionId {
     pub life: u16,
 }
 
+impl ConnectionId {
+    /// Appends it as all outputs have it.
+    pub fn write(self, to: &mut String) {
+        push_number(to, self.cookie);
+        if self.life > 0 {
+            to.push('.');
+            push_number(to, self.life);
+        }
+    }
+}
+
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.life {
-            0 => write!(f, "{}", self.cookie),
-            life => write!(f, "{}.{life}", self.cookie),
-        }
+        let mut text = String::new();
+        self.write(&mut text);
+        f.write_str(&text)
     }
 }
 
@@ -178,8 +189,11 @@ impl Comm {
     }
 
     /// The name, with nothing in it that acts on a terminal.
-    pub fn printable(&self) -> String {
-        printable(&String::from_utf8_lossy(self.as_bytes()))
+    pub fn printable(&self) -> Cow<'_, str> {
+        match str::from_utf8(self.as_bytes()) {
+            Ok(name) => printable(name),
+            Err(_) => printable(String::from_utf8_lossy(self.as_bytes())),
+        }
     }
 }
 
@@ -318,7 +332,7 @@ mod tests {
     fn printed(name: &[u8]) -> String {
         let mut bytes = [0; 16];
         bytes[..name.len()].copy_from_slice(name);
-        Comm::new(bytes).printable()
+        Comm::new(bytes).printable().into_owned()
     }
 
     #[test]

@@ -1,16 +1,19 @@
 //! An event as it is written, whoever reported it: by the host tool from the kernel, by the plugin from an agent.
 
+use std::borrow::Cow;
+
+use crate::text::push_address;
 use crate::{Event, Kind, Nanos, Reason, Role, Source};
 
 /// An event, or an open connection, as it is written. `T` is a moment that can be shown. All text is printable.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Record<T> {
+pub struct Record<'a, T> {
     /// What happened; `None` if this program does not know it.
     pub kind: Option<Kind>,
     /// When.
     pub time: Option<T>,
     /// The connection's id.
-    pub id: String,
+    pub id: Cow<'a, str>,
     /// Which side of it this is.
     pub role: Role,
     /// The owner's process.
@@ -20,7 +23,7 @@ pub struct Record<T> {
     /// Its user.
     pub uid: u32,
     /// The thread's name.
-    pub comm: String,
+    pub comm: Cow<'a, str>,
     /// How the owner is known.
     pub source: Source,
     /// The id of the owner's cgroup.
@@ -32,9 +35,9 @@ pub struct Record<T> {
     /// The version of IP that the socket speaks to its user.
     pub ip: Option<u8>,
     /// This side's address.
-    pub saddr: String,
+    pub saddr: Cow<'a, str>,
     /// The peer's address.
-    pub daddr: String,
+    pub daddr: Cow<'a, str>,
     /// This side's port.
     pub sport: u32,
     /// The peer's port.
@@ -62,7 +65,7 @@ pub struct Record<T> {
     /// The process that closed it.
     pub closer_pid: Option<u32>,
     /// The name of its thread.
-    pub closer_comm: Option<String>,
+    pub closer_comm: Option<Cow<'a, str>>,
     /// Payload bytes sent.
     pub bytes_sent: Option<u64>,
     /// Payload bytes received.
@@ -93,14 +96,16 @@ pub enum Value<'a, T> {
 /// A name and what it holds.
 pub type Field<'a, T> = (&'static str, Value<'a, T>);
 
-impl<T: Copy> Record<T> {
-    /// An event of this host; `at` tells which moment a time of the kernel was.
-    pub fn of(event: &Event, at: impl Fn(Nanos) -> T) -> Self {
+impl<'a, T: Copy> Record<'a, T> {
+    /// An event of this host; `at` tells which moment a time of the kernel was. What it takes to write the numbers of an
+    /// event as text replaces what is in `texts`: a busy host has many events.
+    pub fn of(event: &'a Event, texts: &'a mut String, mut at: impl FnMut(Nanos) -> T) -> Self {
+        let [id, saddr, daddr] = write_texts(event, texts);
         let counters = event.counters.as_ref();
         Self {
             kind: Some(event.kind),
             time: Some(at(event.time)),
-            id: event.id.to_string(),
+            id: id.into(),
             role: event.role,
             pid: event.owner.pid,
             tid: event.owner.tid,
@@ -111,14 +116,14 @@ impl<T: Copy> Record<T> {
             mntns: event.owner.mntns,
             netns: event.netns,
             ip: Some(if event.local.is_ipv4() { 4 } else { 6 }),
-            saddr: event.local.ip().to_string(),
-            daddr: event.remote.ip().to_string(),
+            saddr: saddr.into(),
+            daddr: daddr.into(),
             sport: event.local.port().into(),
             dport: event.remote.port().into(),
-            syn: event.syn.map(&at),
-            established: event.established.map(&at),
-            accepted: event.accepted.map(&at),
-            first_fin: event.first_fin.map(&at),
+            syn: event.syn.map(&mut at),
+            established: event.established.map(&mut at),
+            accepted: event.accepted.map(&mut at),
+            first_fin: event.first_fin.map(&mut at),
             handshake_ns: event.handshake(),
             accept_wait_ns: event.accept_wait(),
             duration_ns: event.duration(),
@@ -126,7 +131,7 @@ impl<T: Copy> Record<T> {
             errno: (event.kind.is_end() && event.errno != 0).then(|| event.errno.into()),
             errno_inferred: event.errno_inferred,
             closer_pid: event.closer.map(|c| c.pid),
-            closer_comm: event.closer.map(|c| c.comm.printable()),
+            closer_comm: event.closer.as_ref().map(|c| c.comm.printable()),
             bytes_sent: counters.map(|c| c.bytes_sent),
             bytes_received: counters.map(|c| c.bytes_received),
             segments_sent: counters.map(|c| c.segments_sent),
@@ -172,19 +177,19 @@ impl<T: Copy> Record<T> {
             };
         }
         fields! {
-            "id": always self.id.as_str();
+            "id": always &*self.id;
             "role": always self.role.name();
             "pid": always self.pid;
             "tid": always self.tid;
             "uid": always self.uid;
-            "comm": always self.comm.as_str();
+            "comm": always &*self.comm;
             "source": always self.source.name();
             "cgroup_id": always self.cgroup_id;
             "mntns": always self.mntns;
             "netns": always self.netns;
             "ip": known self.ip.map(u32::from);
-            "saddr": always self.saddr.as_str();
-            "daddr": always self.daddr.as_str();
+            "saddr": always &*self.saddr;
+            "daddr": always &*self.daddr;
             "sport": always self.sport;
             "dport": always self.dport;
             "syn": time self.syn;
@@ -208,6 +213,21 @@ impl<T: Copy> Record<T> {
         }
         Ok(())
     }
+}
+
+/// The id and the two addresses.
+fn write_texts<'a>(event: &Event, texts: &'a mut String) -> [&'a str; 3] {
+    texts.clear();
+    event.id.write(texts);
+    let id_end = texts.len();
+    push_address(texts, event.local.ip());
+    let local_end = texts.len();
+    push_address(texts, event.remote.ip());
+    [
+        &texts[..id_end],
+        &texts[id_end..local_end],
+        &texts[local_end..],
+    ]
 }
 
 impl<'a, T> From<&'a str> for Value<'a, T> {
@@ -287,7 +307,8 @@ mod tests {
     }
 
     fn written(event: &Event) -> String {
-        let record = Record::of(event, |time| time);
+        let mut texts = String::new();
+        let record = Record::of(event, &mut texts, |time| time);
         let mut shown = Vec::new();
         let mut show = |(name, value): Field<'_, Nanos>| {
             shown.push(match value {

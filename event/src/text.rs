@@ -1,15 +1,42 @@
 //! What others have chosen, made safe to print.
 
+use std::borrow::Cow;
+use std::fmt::Write;
+use std::net::IpAddr;
+
 /// Text of others, such as a process' name, for a line of output: nothing in it may move the cursor, reorder the line or
 /// end it. Each such character becomes a `?`, also in a pipe, whose other end may be a terminal.
-pub fn printable(text: &str) -> String {
+pub fn printable<'a>(text: impl Into<Cow<'a, str>>) -> Cow<'a, str> {
+    let text = text.into();
     // Nearly all of it is.
     if text.bytes().all(|b| matches!(b, b' '..=b'~')) {
-        return text.into();
+        return text;
     }
-    text.chars()
-        .map(|c| if is_unsafe(c) { '?' } else { c })
-        .collect()
+    let shown = text.chars().map(|c| if is_unsafe(c) { '?' } else { c });
+    Cow::Owned(shown.collect())
+}
+
+/// Appends a number in decimal digits.
+pub(crate) fn push_number(to: &mut String, number: impl itoa::Integer) {
+    to.push_str(itoa::Buffer::new().format(number));
+}
+
+/// Appends an address as its `Display` writes it. Nearly all are short and written often.
+pub(crate) fn push_address(to: &mut String, address: IpAddr) {
+    let v4 = match address {
+        IpAddr::V4(v4) => v4,
+        IpAddr::V6(v6) => {
+            // A string takes everything.
+            let _ = write!(to, "{v6}");
+            return;
+        }
+    };
+    for (at, octet) in v4.octets().into_iter().enumerate() {
+        if at > 0 {
+            to.push('.');
+        }
+        push_number(to, octet);
+    }
 }
 
 fn is_unsafe(c: char) -> bool {

@@ -2,32 +2,39 @@
 
 use std::io::{self, Write};
 
-use tcptracer_event::Losses;
+use tcptracer_event::{Event, Losses};
 
 use super::args::{Args, Format};
 use super::json;
 use super::table::{Layout, Table};
 use crate::bpf::Message;
-use crate::clock::Clock;
+use crate::clock::{Clock, Moments};
 
 enum Style {
     Table(Table),
-    Json(Clock),
+    Json(Moments),
 }
 
-/// Owns stdout.
+/// So much is written at a time while messages keep coming.
+const ROOM: usize = 1 << 16;
+
+/// Owns stdout, and what is not written to it yet.
 pub struct Output<W> {
     to: W,
     style: Style,
+    lines: String,
+    /// Taken by each event, so that none takes memory of its own.
+    texts: String,
     written: u64,
     lost: Losses,
 }
 
 impl<W: Write> Output<W> {
     /// Writes what comes before the first event.
-    pub fn start(args: &Args, mut to: W) -> io::Result<Self> {
+    pub fn start(args: &Args, to: W) -> io::Result<Self> {
+        let mut lines = String::with_capacity(ROOM);
         let style = match args.output {
-            Format::Json => Style::Json(Clock::now()),
+            Format::Json => Style::Json(Moments::new(Clock::now())),
             Format::Table => {
                 let table = Table::new(Layout {
                     timestamp: args.timestamp,
@@ -35,18 +42,22 @@ impl<W: Write> Output<W> {
                     netns: args.verbose && args.netns == 0,
                     extended: args.extended,
                 });
-                writeln!(to, "Tracing TCP established connections. Ctrl-C to end.")?;
-                writeln!(to, "{}", table.header())?;
+                lines += "Tracing TCP established connections. Ctrl-C to end.\n";
+                lines += &table.header();
+                lines.push('\n');
                 Style::Table(table)
             }
         };
-        to.flush()?;
-        Ok(Self {
+        let mut output = Self {
             to,
             style,
+            lines,
+            texts: String::new(),
             written: 0,
             lost: Losses::default(),
-        })
+        };
+        output.flush()?;
+        Ok(output)
     }
 
     /// Writes what a message says; losses go to stderr at once.
@@ -56,20 +67,30 @@ impl<W: Write> Output<W> {
             Message::Lacks(what, why) => say(&format!("{what}: {why}")),
             Message::Cgroup(_) | Message::Flushed(_) => {}
             Message::Events(events) => {
-                if let Style::Json(clock) = &mut self.style {
-                    clock.keep_up();
+                if let Style::Json(moments) = &mut self.style {
+                    moments.keep_up();
                 }
                 for event in events {
-                    let line = match &mut self.style {
-                        Style::Table(table) => table.row(event),
-                        Style::Json(clock) => json::line(event, *clock),
-                    };
-                    writeln!(self.to, "{line}")?;
-                    self.written += 1;
+                    self.put_event(event)?;
                 }
             }
         }
         Ok(())
+    }
+
+    fn put_event(&mut self, event: &Event) -> io::Result<()> {
+        match &mut self.style {
+            Style::Table(table) => table.write_row(event, &mut self.texts, &mut self.lines),
+            Style::Json(moments) => {
+                json::write_line(event, moments, &mut self.texts, &mut self.lines);
+            }
+        }
+        self.lines.push('\n');
+        self.written += 1;
+        match self.lines.len() < ROOM {
+            true => Ok(()),
+            false => self.flush(),
+        }
     }
 
     /// Writes to stderr what was lost since the last time; `total` is since the start.
@@ -78,8 +99,10 @@ impl<W: Write> Output<W> {
         self.lost = *total;
     }
 
-    /// To be called whenever no message waits, so that no line stays behind in the buffer.
+    /// To be called whenever no message waits, so that no line stays behind.
     pub fn flush(&mut self) -> io::Result<()> {
+        self.to.write_all(self.lines.as_bytes())?;
+        self.lines.clear();
         self.to.flush()
     }
 

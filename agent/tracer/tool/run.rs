@@ -1,6 +1,6 @@
 //! Starts, prints until there is a reason to stop, and stops.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -81,7 +81,7 @@ fn wait(signalled: &UnixStream, limit: Option<Duration>) {
 
 /// Writes until the tracer is stopped. A line never waits in the buffer for the next event.
 fn print(args: &Args, messages: &Receiver<Message>) -> io::Result<Output<impl Write + use<>>> {
-    let mut output = Output::start(args, BufWriter::with_capacity(1 << 16, io::stdout().lock()))?;
+    let mut output = Output::start(args, io::stdout().lock())?;
     loop {
         let message = match messages.try_recv() {
             Ok(message) => message,

@@ -1,6 +1,6 @@
 //! The columns of bcc's tcptracer, to the byte, and those that `-x` adds.
 
-use std::iter;
+use std::fmt::Write;
 
 use tcptracer_event::columns::{self, Column};
 use tcptracer_event::{Event, Nanos, Record};
@@ -18,13 +18,10 @@ pub struct Layout {
     pub extended: bool,
 }
 
-/// A row needs no moment: times of rows are relative to the first.
-type Row = Record<()>;
-
-/// Writes rows; remembers the first event, to which timestamps are relative.
+/// Writes rows; remembers the first event, to which timestamps are relative. A row needs no moment but that.
 pub struct Table {
     layout: Layout,
-    columns: Vec<Column<Row>>,
+    columns: Vec<Column<()>>,
     first: Option<Nanos>,
 }
 
@@ -59,20 +56,19 @@ impl Table {
         line
     }
 
-    /// One event, without a newline.
-    pub fn row(&mut self, event: &Event) -> String {
+    /// Appends one event, without a newline. `texts` is taken for what a [`Record`] takes.
+    pub fn write_row(&mut self, event: &Event, texts: &mut String, to: &mut String) {
         let since = since(*self.first.get_or_insert(event.time), event.time);
-        let mut line = match (self.layout.timestamp, self.layout.verbose) {
-            (false, _) => String::new(),
-            (true, false) => format!("{:<9.3}", since as f64 / 1e9),
-            (true, true) => format!("{since:<14}"),
-        };
-        line.reserve(160);
-        let record = Row::of(event, |_| ());
-        for (at, column) in self.columns.iter().enumerate() {
-            put(&mut line, at, column.width, |to| (column.cell)(&record, to));
+        // A string takes everything.
+        match (self.layout.timestamp, self.layout.verbose) {
+            (false, _) => {}
+            (true, false) => _ = write!(to, "{:<9.3}", since as f64 / 1e9),
+            (true, true) => _ = write!(to, "{since:<14}"),
         }
-        line
+        let record = Record::of(event, texts, |_| ());
+        for (at, column) in self.columns.iter().enumerate() {
+            put(to, at, column.width, |to| (column.cell)(&record, to));
+        }
     }
 }
 
@@ -83,9 +79,20 @@ fn put(line: &mut String, at: usize, width: usize, cell: impl FnOnce(&mut String
     }
     let start = line.len();
     cell(line);
-    let taken = line[start..].chars().count();
-    line.extend(iter::repeat_n(' ', width.saturating_sub(taken)));
+    let cell = &line[start..];
+    let taken = match cell.is_ascii() {
+        true => cell.len(),
+        false => cell.chars().count(),
+    };
+    let mut lacks = width.saturating_sub(taken);
+    while lacks > 0 {
+        let spaces = &SPACES[..lacks.min(SPACES.len())];
+        line.push_str(spaces);
+        lacks -= spaces.len();
+    }
 }
+
+const SPACES: &str = "                ";
 
 /// Events of different CPUs may be out of order, so this can be negative.
 fn since(first: Nanos, now: Nanos) -> i64 {
@@ -154,7 +161,12 @@ mod tests {
     fn lines(layout: Layout, events: &[Event]) -> Vec<String> {
         let mut table = Table::new(layout);
         let mut lines = vec![table.header()];
-        lines.extend(events.iter().map(|e| table.row(e)));
+        let mut texts = String::new();
+        lines.extend(events.iter().map(|event| {
+            let mut row = String::new();
+            table.write_row(event, &mut texts, &mut row);
+            row
+        }));
         lines.into_iter().map(|l| l.replace(' ', "·")).collect()
     }
 

@@ -74,14 +74,14 @@ fn columns(layout: Layout) -> Vec<Column> {
         columns.push(Column {
             name: "ID",
             width: 20,
-            cell: Box::new(|row, _| row.record.id.as_str().into()),
+            cell: Box::new(|row, _| (&*row.record.id).into()),
         });
     }
     columns
 }
 
 /// One that the host tool has as well.
-fn shared(from: columns::Column<tcptracer_event::Record<Timestamp>>) -> Column {
+fn shared(from: columns::Column<Timestamp>) -> Column {
     let columns::Column { name, width, cell } = from;
     Column {
         name,
