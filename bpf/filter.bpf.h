@@ -3,7 +3,13 @@
 #ifndef TT_FILTER_BPF_H
 #define TT_FILTER_BPF_H
 
-/* Filters that cannot change during the life of a socket: no state is kept for others. */
+/* Of another network namespace than the one that is asked for: whatever happens to it is left at once. */
+static __always_inline bool is_elsewhere(struct sock *sk)
+{
+	return tt_config.netns && netns_of(sk) != tt_config.netns;
+}
+
+/* Filters by what a socket is from its start: no state is kept for others. */
 static __always_inline bool follows(__u16 family, __u32 netns)
 {
 	if (tt_config.family && family != tt_config.family)

@@ -27,7 +27,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 /* again: from the second of two programs, which may see what the first has handled. */
 static __always_inline int on_transition(struct sock *sk, int from, int to, bool again)
 {
-	if (!is_tcp(sk))
+	if (!is_tcp(sk) || is_elsewhere(sk))
 		return 0;
 	switch (to) {
 	case BPF_TCP_SYN_SENT:
@@ -66,14 +66,16 @@ int BPF_PROG(tt_set_state, struct sock *sk, int from, int to)
 SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(tt_destroy_sock, struct sock *sk)
 {
-	on_destroyed(sk);
+	if (!is_elsewhere(sk))
+		on_destroyed(sk);
 	return 0;
 }
 
 SEC("tp_btf/tcp_receive_reset")
 int BPF_PROG(tt_receive_reset, struct sock *sk)
 {
-	on_reset(sk);
+	if (!is_elsewhere(sk))
+		on_reset(sk);
 	return 0;
 }
 
@@ -81,7 +83,8 @@ int BPF_PROG(tt_receive_reset, struct sock *sk)
 SEC("?fentry/tcp_done_with_error")
 int BPF_PROG(tt_done_with_error, struct sock *sk, int error)
 {
-	on_fatal_error(sk, error);
+	if (!is_elsewhere(sk))
+		on_fatal_error(sk, error);
 	return 0;
 }
 
@@ -89,7 +92,7 @@ int BPF_PROG(tt_done_with_error, struct sock *sk, int error)
 SEC("?fentry/sock_def_error_report")
 int BPF_PROG(tt_error_report, struct sock *sk)
 {
-	if (is_tcp(sk))
+	if (is_tcp(sk) && !is_elsewhere(sk))
 		on_error_announced(sk);
 	return 0;
 }
@@ -108,7 +111,8 @@ int BPF_PROG(tt_set_state_again, struct sock *sk, int from, int to)
 SEC("?tp_btf/tcp_destroy_sock")
 int BPF_PROG(tt_destroy_sock_again, struct sock *sk)
 {
-	on_destroyed(sk);
+	if (!is_elsewhere(sk))
+		on_destroyed(sk);
 	return 0;
 }
 
@@ -119,7 +123,8 @@ int BPF_PROG(tt_destroy_sock_again, struct sock *sk)
 SEC("?fentry/security_sock_graft")
 int BPF_PROG(tt_sock_graft, struct sock *sk)
 {
-	on_grafted(sk);
+	if (!is_elsewhere(sk))
+		on_grafted(sk);
 	return 0;
 }
 
