@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Connects that the kernel refuses before it sends a SYN: no route, no free port, not
- * permitted. The socket changes no state, so only the system call shows them. Loaded
- * only if failed connects are asked for; io_uring has no such system call.
+ * permitted. The socket changes no state, so only what the call returns shows them. Loaded
+ * only if failed connects are asked for. Runs after the call, without the socket lock.
  */
 #ifndef TT_REFUSAL_BPF_H
 #define TT_REFUSAL_BPF_H
 
-/* Arguments of a connect under way. */
+/* A connect under way, from its entry; the arguments are those of the system call, where that is what is hooked. */
 struct tt_connecting {
 	__u64 since;
 	__u64 address;
@@ -43,26 +43,26 @@ static __always_inline void on_connect_called(__u32 fd, __u64 address)
 	bpf_map_update_elem(&connecting, &tid, &call, BPF_ANY);
 }
 
-static __always_inline bool read_destination(struct tt_conn *conn, __u64 address)
+/* False if the address is of another family than the socket. */
+static __always_inline bool set_destination(struct tt_conn *conn, const struct tt_sockaddr *to)
 {
-	struct tt_sockaddr to = {};
-
-	if (bpf_probe_read_user(&to, sizeof(to), (void *)address) || to.family != conn->family)
+	if (to->family != conn->family)
 		return false;
-	conn->remote_port = __builtin_bswap16(to.port);
+	conn->remote_port = __builtin_bswap16(to->port);
 	if (conn->family == AF_INET)
-		*(__be32 *)conn->remote = to.ipv4;
+		*(__be32 *)conn->remote = to->ipv4;
 	else
-		__builtin_memcpy(conn->remote, to.ipv6, sizeof(conn->remote));
+		__builtin_memcpy(conn->remote, to->ipv6, sizeof(conn->remote));
 	return true;
 }
 
-static __noinline void report_refusal(struct sock *sk, struct tt_connecting *call, int error)
+static __noinline void report_refusal(struct sock *sk, __u64 since, const struct tt_sockaddr *to,
+				      int error)
 {
 	struct tt_conn conn = {}, *known;
 	__u64 key = (__u64)sk;
 
-	if (!call)
+	if (!to)
 		return;
 	known = bpf_map_lookup_elem(&conns, &key);
 	conn.family = BPF_CORE_READ(sk, __sk_common.skc_family);
@@ -71,10 +71,10 @@ static __noinline void report_refusal(struct sock *sk, struct tt_connecting *cal
 	 * An attempt that got as far as the SYN has been reported: this one, or an earlier
 	 * one without blocking, whose error this call only fetches.
 	 */
-	if (known && (known->t_closed > call->since || known->error == error))
+	if (known && (known->t_closed > since || known->error == error))
 		return;
 	if (BPF_CORE_READ(sk, __sk_common.skc_state) != BPF_TCP_CLOSE ||
-	    !follows(conn.family, conn.netns) || !read_destination(&conn, call->address))
+	    !follows(conn.family, conn.netns) || !set_destination(&conn, to))
 		return;
 	conn.t_closed = bpf_ktime_get_ns();
 	if (known) {
@@ -91,19 +91,53 @@ static __noinline void report_refusal(struct sock *sk, struct tt_connecting *cal
 	emit_opened(&conn, TT_FAILED, conn.t_closed);
 }
 
+/* The system call is over. */
 static __always_inline void on_connect_returned(long result)
 {
 	__u32 tid = bpf_get_current_pid_tgid();
 	struct tt_connecting *call = bpf_map_lookup_elem(&connecting, &tid);
+	struct tt_sockaddr to = {};
 	struct sock *sk;
 
 	if (!call)
 		return;
 	if (result < 0) {
 		sk = tcp_sock_of_fd(call->fd);
-		if (sk)
-			report_refusal(sk, call, -result);
+		if (sk && !bpf_probe_read_user(&to, sizeof(to), (void *)call->address))
+			report_refusal(sk, call->since, &to, -result);
 	}
+	bpf_map_delete_elem(&connecting, &tid);
+}
+
+static __always_inline void report_refused_socket(struct socket *socket, __u64 since, void *address,
+						  int result)
+{
+	struct sock *sk = BPF_CORE_READ(socket, sk);
+	struct tt_sockaddr to = {};
+
+	if (sk)
+		sk = tcp_part_of(sk);
+	if (sk && !bpf_probe_read_kernel(&to, sizeof(to), address))
+		report_refusal(sk, since, &to, -result);
+}
+
+/* The security modules have their say before TCP has. */
+static __always_inline void on_connect_checked(struct socket *socket, void *address, int result)
+{
+	if (result < 0)
+		report_refused_socket(socket, bpf_ktime_get_ns(), address, result);
+}
+
+/* TCP's part of the call is over; that of an MPTCP socket may contain its first subflow's, which has come before then. */
+static __always_inline void on_stream_connected(struct socket *socket, void *address, int result)
+{
+	__u32 tid = bpf_get_current_pid_tgid();
+	struct tt_connecting *call = bpf_map_lookup_elem(&connecting, &tid);
+
+	if (!call)
+		return;
+	if (result < 0)
+		report_refused_socket(socket, call->since, address, result);
 	bpf_map_delete_elem(&connecting, &tid);
 }
 

@@ -173,6 +173,31 @@ int tt_io_uring_complete(struct trace_event_raw_io_uring_complete *ctx)
 	return 0;
 }
 
+/* Of TCP and, from some kernel on, of MPTCP; by whatever call. */
+SEC("?fentry/inet_stream_connect")
+int BPF_PROG(tt_stream_connect)
+{
+	on_connect_called(0, 0);
+	return 0;
+}
+
+SEC("?fexit/inet_stream_connect")
+int BPF_PROG(tt_stream_connected, struct socket *socket, void *address, int len, int flags,
+	     int result)
+{
+	on_stream_connected(socket, address, result);
+	return 0;
+}
+
+/* For sockets of all kinds. */
+SEC("?fexit/security_socket_connect")
+int BPF_PROG(tt_connect_checked, struct socket *socket, void *address, int len, int result)
+{
+	on_connect_checked(socket, address, result);
+	return 0;
+}
+
+/* Elsewhere, which does not see the connects of io_uring. */
 SEC("?tp/syscalls/sys_enter_connect")
 int tt_enter_connect(struct trace_event_raw_sys_enter *ctx)
 {

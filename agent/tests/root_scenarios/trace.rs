@@ -366,6 +366,12 @@ impl Want {
         }
     }
 
+    /// It failed for want of a route: before the socket got an address of its own.
+    pub fn without_a_route(client: &Actor, to: SocketAddr) -> Self {
+        let nowhere = SocketAddr::from(([0; 4], 0));
+        Self::connect(client, nowhere, to).failed(Reason::Unknown, 101)
+    }
+
     /// As the snapshot sees it.
     pub fn snapshot(&self) -> Self {
         Self {

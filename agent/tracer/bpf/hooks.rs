@@ -17,6 +17,8 @@ pub enum Kind {
     TpBtf,
     /// The entry of a function.
     Fentry,
+    /// The return of a function.
+    Fexit,
     /// A tracepoint, by its folder in tracefs.
     Tp,
     /// An iterator.
@@ -26,7 +28,7 @@ pub enum Kind {
 /// What the user should know is missing.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shortcoming {
-    /// No tracepoints of system calls.
+    /// Neither trampolines nor tracepoints of system calls.
     #[error(
         "connects refused before a SYN are not seen: tracefs is not mounted (mount -t tracefs tracefs \
          /sys/kernel/tracing), or the kernel lacks CONFIG_FTRACE_SYSCALLS"
@@ -81,6 +83,9 @@ macro_rules! section {
     };
     (Fentry $target:literal) => {
         concat!("fentry/", $target)
+    };
+    (Fexit $target:literal) => {
+        concat!("fexit/", $target)
     };
     (Tp $target:literal) => {
         concat!("tp/", $target)
@@ -183,13 +188,27 @@ hooks! {
         ExitAccept4: Tp "syscalls/sys_exit_accept4" => tt_exit_accept4,
             unless: Some(Place::SockGraft);
     }
-    /// The system call that connects, for what fails before a SYN is sent.
+    /// Connects that fail before a SYN is sent, by whatever call.
+    Refusals {
+        /// Since when TCP has tried.
+        StreamConnect: Fentry "inet_stream_connect" => tt_stream_connect,
+            instead: &[Instead::Hook(Place::EnterConnect)];
+        /// That it failed.
+        StreamConnected: Fexit "inet_stream_connect" => tt_stream_connected,
+            instead: &[Instead::Hook(Place::ExitConnect)];
+        /// That a security module has forbidden it.
+        ConnectChecked: Fexit "security_socket_connect" => tt_connect_checked,
+            instead: &[Instead::Hook(Place::ExitConnect)];
+    }
+    /// The system call that connects, for the same.
     Connects {
         /// What a connect is for.
         EnterConnect: Tp "syscalls/sys_enter_connect" => tt_enter_connect,
+            unless: Some(Place::StreamConnected),
             lost: Some(Shortcoming::RefusedConnects);
         /// That it failed.
         ExitConnect: Tp "syscalls/sys_exit_connect" => tt_exit_connect,
+            unless: Some(Place::StreamConnected),
             lost: Some(Shortcoming::RefusedConnects);
     }
     /// The accepts of io_uring.

@@ -111,7 +111,9 @@ pub struct Plan {
     pub accept_calls: bool,
     /// `tp/io_uring/io_uring_complete` can be attached when it is needed beside these.
     pub io_uring_accept: bool,
-    /// Attach `tp/syscalls/sys_{enter,exit}_connect` if failed connects are wanted.
+    /// Attach the trampolines of connects if failed connects are wanted.
+    pub refusals: bool,
+    /// For want of them, attach `tp/syscalls/sys_{enter,exit}_connect` then.
     pub connect_calls: bool,
     /// Seed the state with the connections that are open already.
     pub snapshot: bool,
@@ -178,13 +180,15 @@ impl Plan {
             return Err(Impossible::NoCgroupHooks);
         }
         let fatal_errors = facts.all_work(Group::FatalErrors);
+        let refusals = facts.all_work(Group::Refusals);
         Ok(Self {
             grafts,
             fatal_errors,
             announced_errors: facts.all_work(Group::AnnouncedErrors) && !fatal_errors,
             accept_calls,
             io_uring_accept: !grafts && facts.all_work(Group::IoUring),
-            connect_calls: facts.all_work(Group::Connects),
+            refusals,
+            connect_calls: !refusals && facts.all_work(Group::Connects),
             snapshot: facts.all_work(Group::Snapshot),
             cookies: facts.cookies == Trial::Works,
             twice: facts.preemptible_tracepoints,
@@ -200,6 +204,7 @@ impl Plan {
             Group::AnnouncedErrors => self.announced_errors,
             Group::Grafts => self.grafts,
             Group::Accepts => self.accept_calls,
+            Group::Refusals => self.refusals,
             Group::Connects => self.connect_calls,
             Group::IoUring => self.io_uring_accept,
             Group::Snapshot => self.snapshot,
@@ -214,7 +219,7 @@ impl Plan {
     pub(super) fn when(&self, group: Group, config: &Config) -> When {
         match group {
             _ if !self.uses(group) => When::Never,
-            Group::Connects if !config.failed => When::Never,
+            Group::Refusals | Group::Connects if !config.failed => When::Never,
             Group::Cgroups if config.cgroups.is_none() => When::Never,
             Group::IoUring => When::Needed,
             Group::Snapshot => When::Once,
@@ -282,7 +287,8 @@ mod tests {
         announced_errors: false,
         accept_calls: false,
         io_uring_accept: false,
-        connect_calls: true,
+        refusals: true,
+        connect_calls: false,
         snapshot: true,
         cookies: true,
         twice: false,
@@ -392,13 +398,29 @@ mod tests {
     }
 
     #[test]
-    fn only_connects_take_system_calls_beside_the_trampoline() {
-        for hook in Group::Accepts.hooks() {
+    fn beside_trampolines_system_calls_are_not_hooked() {
+        for hook in Group::Accepts.hooks().chain(Group::Connects.hooks()) {
             assert_eq!(plan(|f| f.set(hook.place, Trial::Missing)), Ok(FULL));
         }
-        for hook in Group::Connects.hooks() {
-            let plan = plan(|f| f.set(hook.place, Trial::Missing));
+    }
+
+    #[test]
+    fn without_the_trampolines_connects_that_are_refused_take_system_calls() {
+        for hook in Group::Refusals.hooks() {
+            let called = plan(|f| f.set(hook.place, NO));
             let expected = Plan {
+                refusals: false,
+                connect_calls: true,
+                ..FULL
+            };
+            assert_eq!(called, Ok(expected));
+            assert_eq!(called.map(|p| p.shortcomings()), Ok(vec![]));
+            let plan = plan(|f| {
+                f.set(hook.place, NO);
+                f.set(Place::EnterConnect, Trial::Missing);
+            });
+            let expected = Plan {
+                refusals: false,
                 connect_calls: false,
                 ..FULL
             };

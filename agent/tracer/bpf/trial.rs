@@ -64,7 +64,7 @@ fn try_programs(facts: &mut Facts) {
 /// Trampolines, and others. What forbids one trampoline mostly forbids all.
 fn by_kind<'h>(hooks: impl IntoIterator<Item = &'h Hook>) -> (Vec<&'h Hook>, Vec<&'h Hook>) {
     let hooks = hooks.into_iter();
-    hooks.partition(|hook| hook.kind == Kind::Fentry)
+    hooks.partition(|hook| matches!(hook.kind, Kind::Fentry | Kind::Fexit))
 }
 
 /// By groups, and one by one, only if need be, to tell which it is that does not work.
@@ -143,7 +143,7 @@ fn try_them(cookies: bool, hooks: &[&Hook]) -> libbpf_rs::Result<()> {
     let skel = skel.load()?;
     // Some turn out not to work no sooner: processors without trampolines, perf events that are forbidden. What
     // forbids one forbids all of its kind, and detaching can take the kernel long.
-    for kind in [Kind::Fentry, Kind::Tp] {
+    for kind in [Kind::Fexit, Kind::Fentry, Kind::Tp] {
         if let Some(hook) = hooks.iter().find(|hook| hook.kind == kind) {
             drop((hook.loaded)(&skel.progs).attach()?);
         }

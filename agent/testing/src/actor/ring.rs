@@ -1,14 +1,16 @@
-//! Accepting through io_uring.
+//! Accepting and connecting through io_uring.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::thread;
 
 use anyhow::{Result, ensure};
 use io_uring::{IoUring, opcode, squeue, types};
 use nix::libc::{EINVAL, ENOTSOCK};
+use socket2::{SockAddr, Socket};
 
-/// A ring that only accepts.
+/// A ring that accepts and connects.
 pub struct Ring(IoUring);
 
 impl Ring {
@@ -38,9 +40,21 @@ impl Ring {
         (0..count).map(|_| self.next()).collect()
     }
 
+    /// Fails with what the kernel answers.
+    pub fn connect(&mut self, socket: &Socket, address: &SockAddr) -> Result<()> {
+        let to = address.as_ptr().cast();
+        let entry = opcode::Connect::new(types::Fd(socket.as_raw_fd()), to, address.len());
+        self.push(&entry.build())?;
+        match self.result()? {
+            0 => Ok(()),
+            error => Err(io::Error::from_raw_os_error(-error).into()),
+        }
+    }
+
     #[allow(unsafe_code)]
     fn push(&mut self, entry: &squeue::Entry) -> Result<()> {
-        // SAFETY: the entries made above point to no memory, and the listener is open.
+        // SAFETY: the entries made above point to no memory, or to an address that is there until their result is; and the
+        // socket is open.
         unsafe { self.0.submission().push(entry)? };
         self.0.submit()?;
         Ok(())

@@ -312,6 +312,13 @@ impl State {
                 let socket = ring.accept(&listener)?;
                 self.keep(name, Socket::from(socket));
             }
+            ["ring-connect", name, address] => {
+                let address: SocketAddr = address.parse()?;
+                let socket = new_socket(address, &[])?;
+                let ring = self.ring.as_mut().context("no ring")?;
+                ring.connect(&socket, &address.into())?;
+                self.keep(name, socket);
+            }
             ["ring-multishot", listener, ref names @ ..] => {
                 let listener = self.socket(listener)?.as_fd().try_clone_to_owned()?;
                 let ring = self.ring.as_mut().context("no ring")?;

@@ -1,9 +1,9 @@
-//! Accepts that no system call shows.
+//! Accepts and connects that no system call shows.
 
 use tcptracer::bpf::Plan;
 use tcptracer_event::Reason::{Local, Remote};
 use tcptracer_event::Source;
-use tcptracer_testing::{Netns, Test, absent, knows_multishot};
+use tcptracer_testing::{Actor, Netns, Test, absent, knows_multishot};
 
 use crate::actors::server_and_client;
 use crate::trace::{Trace, Want};
@@ -19,6 +19,7 @@ pub const CASES: &[Test] = &[
     ("io_uring_accept_on_an_old_listener", || {
         accepts("plain", false, true)
     }),
+    ("io_uring_connect_without_a_route", connect_without_a_route),
 ];
 
 const ROUNDS: usize = 12;
@@ -82,4 +83,17 @@ fn accepts(kind: &str, multishot: bool, old_listener: bool) {
         "{sources:?}"
     );
     assert!(sources.last() == Some(&Source::Accept), "{sources:?}");
+}
+
+/// No system call shows it: where trampolines are refused, nothing does.
+fn connect_without_a_route() {
+    let netns = Netns::new();
+    let mut client = Actor::inside(&netns, "client");
+    let at = "203.0.113.7:80".parse().expect("an address");
+    let trace = Trace::with_failures_of(&netns);
+    client.ask("ring plain");
+    assert!(client.ask_error(&format!("ring-connect c {at}")) == 101);
+    let attempt = Want::without_a_route(&client, at);
+    let seen = trace.plan().refusals.then_some(attempt);
+    trace.said_exactly(seen.as_slice());
 }

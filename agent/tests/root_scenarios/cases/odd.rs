@@ -23,6 +23,7 @@ pub const CASES: &[Test] = &[
     ("mptcp_listener_and_plain_client", || mptcp("", "mptcp")),
     ("plain_listener_and_mptcp_client", || mptcp("mptcp", "")),
     ("mptcp_open_before_the_start", mptcp_open_before_the_start),
+    ("mptcp_without_a_route", mptcp_without_a_route),
 ];
 
 fn self_connect() {
@@ -229,4 +230,18 @@ fn mptcp_open_before_the_start() {
         accept.close(Remote).bytes(0, 8),
     ];
     said_but_for_who_closed(trace, [connect, accept], ends)
+}
+
+/// One call, in which the kernel has the TCP socket below connect.
+fn mptcp_without_a_route() {
+    if !knows_mptcp() {
+        absent("MPTCP");
+    }
+    let netns = Netns::new();
+    let mut client = Actor::inside(&netns, "client");
+    let at = "203.0.113.7:80".parse().expect("an address");
+    let trace = Trace::with_failures_of(&netns);
+    assert!(client.ask_error(&format!("connect c {at} mptcp")) == 101);
+    client.ask("close c");
+    trace.said_exactly(&[Want::without_a_route(&client, at)]);
 }
