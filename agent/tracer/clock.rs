@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
-use tcptracer_event::Nanos;
+use tcptracer_event::{Nanos, Seconds};
 
 /// `CLOCK_MONOTONIC`, now.
 pub fn monotonic_now() -> Nanos {
@@ -67,13 +67,11 @@ impl Clock {
     }
 }
 
-/// Writes moments as times of day in UTC, as [`Timestamp`] does. Nearly all are in the second of the one before.
+/// Writes moments as times of day in UTC, as [`Timestamp`] does.
 #[derive(Clone, Debug)]
 pub struct Moments {
     clock: Clock,
-    second: i64,
-    /// The second as text, up to where its fraction begins.
-    date: String,
+    seconds: Seconds,
 }
 
 impl Moments {
@@ -81,8 +79,7 @@ impl Moments {
     pub fn new(clock: Clock) -> Self {
         Self {
             clock,
-            second: 0,
-            date: date_of(0),
+            seconds: Seconds::default(),
         }
     }
 
@@ -97,33 +94,17 @@ impl Moments {
             *to += &self.clock.at(time).to_string();
             return;
         };
-        let second = (since_1970 / NANOS) as i64;
-        if second != self.second {
-            self.second = second;
-            self.date = date_of(second);
-        }
-        to.push_str(&self.date);
-        let fraction = since_1970 % NANOS;
-        if fraction > 0 {
-            // The one in front keeps the zeros at the beginning of the fraction.
-            let mut digits = itoa::Buffer::new();
-            let digits = digits.format(NANOS + fraction);
-            to.push('.');
-            to.push_str(digits[1..].trim_end_matches('0'));
-        }
-        to.push('Z');
+        let (second, nanos) = (since_1970 / NANOS, since_1970 % NANOS);
+        let show = |second| {
+            Timestamp::from_second(second)
+                .unwrap_or_default()
+                .to_string()
+        };
+        self.seconds.write(to, second as i64, nanos as u32, show);
     }
 }
 
 const NANOS: u64 = 1_000_000_000;
-
-fn date_of(second: i64) -> String {
-    let mut date = Timestamp::from_second(second)
-        .unwrap_or_default()
-        .to_string();
-    date.pop();
-    date
-}
 
 /// Both clocks at nearly one moment. A thread that was interrupted between two readings reads again, since a relation
 /// that is off by the pause looks like a clock that was set.

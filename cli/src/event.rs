@@ -4,16 +4,18 @@
 //! and whose it was. What does not apply is left out.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 
 use jiff::Timestamp;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use tcptracer_client::time::timestamp;
-use tcptracer_event::{Field, Kind, Reason, Record, Role, Source, Value, printable};
+use tcptracer_event::{
+    Field, Kind, Object, Reason, Record, Role, Seconds, Source, Value, printable,
+};
 use tcptracer_proto::v1;
 
 /// How sure it is whose the process is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attribution {
     /// A container of a pod that is named.
     Resolved,
@@ -25,8 +27,19 @@ pub enum Attribution {
     Unknown,
 }
 
+impl Attribution {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Resolved => "resolved",
+            Self::Host => "host",
+            Self::Pending => "pending",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// What made the pod.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
     /// Such as `Deployment`.
     pub kind: String,
@@ -34,33 +47,23 @@ pub struct Workload {
     pub name: String,
 }
 
-/// Where it happened, and whose it is. Fields in the order in which they are written; docs/kubectl-tcptracer.md has their
-/// meanings.
-#[derive(Clone, Debug, serde::Serialize)]
+/// Where it happened, and whose it is. What is empty is not known.
+#[derive(Clone, Debug)]
 pub struct Whose {
     pub node: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub sequence: Option<u64>,
     pub attribution: Attribution,
-    #[serde(skip_serializing_if = "String::is_empty")]
     pub namespace: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     pub pod: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     pub pod_uid: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     pub container: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     pub container_id: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     pub image: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub workload: Option<Workload>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub host_network: Option<bool>,
 }
+
 /// One event, or one open connection.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -181,52 +184,103 @@ impl Whose {
     }
 }
 
+impl Whose {
+    /// Puts out the fields of JSON, in the order in which they are written; docs/kubectl-tcptracer.md has their meanings.
+    fn put_fields<E>(
+        &self,
+        mut put: impl FnMut(Field<'_, Timestamp>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        put(("node", Value::Text(&self.node)))?;
+        if let Some(sequence) = self.sequence {
+            put(("sequence", Value::Number(sequence)))?;
+        }
+        put(("attribution", Value::Text(self.attribution.name())))?;
+        for (name, text) in [
+            ("namespace", &self.namespace),
+            ("pod", &self.pod),
+            ("pod_uid", &self.pod_uid),
+            ("container", &self.container),
+            ("container_id", &self.container_id),
+            ("image", &self.image),
+        ] {
+            if !text.is_empty() {
+                put((name, Value::Text(text)))?;
+            }
+        }
+        if let Some(Workload { kind, name }) = &self.workload {
+            put(("workload", Value::Texts(&[("kind", kind), ("name", name)])))?;
+        }
+        if !self.labels.is_empty() {
+            let labels: Vec<_> = self
+                .labels
+                .iter()
+                .map(|(key, value)| (&**key, &**value))
+                .collect();
+            put(("labels", Value::Texts(&labels)))?;
+        }
+        if let Some(host_network) = self.host_network {
+            put(("host_network", Value::Flag(host_network)))?;
+        }
+        Ok(())
+    }
+}
+
+impl Row {
+    /// Puts out the fields of JSON, in the order in which they are written.
+    fn put_fields<E>(
+        &self,
+        mut put: impl FnMut(Field<'_, Timestamp>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.record.put_head(&mut put)?;
+        self.whose.put_fields(&mut put)?;
+        self.record.put_fields(&mut put)
+    }
+
+    /// Appends it as an object of JSON.
+    pub fn write_json(&self, seconds: &mut Seconds, to: &mut String) {
+        let mut object = Object::begin(to, |time, to: &mut String| write_time(seconds, time, to));
+        let Ok(()) = self.put_fields(|field| {
+            object.put(field);
+            Ok::<_, Infallible>(())
+        });
+        object.end();
+    }
+}
+
+fn write_time(seconds: &mut Seconds, time: Timestamp, to: &mut String) {
+    match (
+        u64::try_from(time.as_second()),
+        u32::try_from(time.subsec_nanosecond()),
+    ) {
+        (Ok(_), Ok(nanos)) => seconds.write(to, time.as_second(), nanos, |second| {
+            Timestamp::from_second(second)
+                .unwrap_or_default()
+                .to_string()
+        }),
+        // Before 1970.
+        _ => *to += &time.to_string(),
+    }
+}
+
 impl Serialize for Row {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(serde::Serialize)]
-        struct Written<'a> {
-            #[serde(flatten)]
-            head: Head<'a>,
-            #[serde(flatten)]
-            whose: &'a Whose,
-            #[serde(flatten)]
-            rest: Rest<'a>,
-        }
-        Written {
-            head: Head(&self.record),
-            whose: &self.whose,
-            rest: Rest(&self.record),
-        }
-        .serialize(serializer)
-    }
-}
-
-struct Head<'a>(&'a Record<'static, Timestamp>);
-
-impl Serialize for Head<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        self.0.put_head(|field| put(&mut map, field))?;
+        self.put_fields(|(name, value)| match value {
+            Value::Text(text) => map.serialize_entry(name, text),
+            Value::Number(number) => map.serialize_entry(name, &number),
+            Value::Flag(flag) => map.serialize_entry(name, &flag),
+            Value::Time(time) => map.serialize_entry(name, &time),
+            Value::Texts(texts) => map.serialize_entry(name, &Texts(texts)),
+        })?;
         map.end()
     }
 }
 
-struct Rest<'a>(&'a Record<'static, Timestamp>);
+struct Texts<'a>(&'a [(&'a str, &'a str)]);
 
-impl Serialize for Rest<'_> {
+impl Serialize for Texts<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        self.0.put_fields(|field| put(&mut map, field))?;
-        map.end()
-    }
-}
-
-fn put<M: SerializeMap>(map: &mut M, (name, value): Field<'_, Timestamp>) -> Result<(), M::Error> {
-    match value {
-        Value::Text(text) => map.serialize_entry(name, text),
-        Value::Number(number) => map.serialize_entry(name, &number),
-        Value::Flag(flag) => map.serialize_entry(name, &flag),
-        Value::Time(time) => map.serialize_entry(name, &time),
+        serializer.collect_map(self.0.iter().copied())
     }
 }
 

@@ -139,7 +139,7 @@ struct State {
     watching: Watching,
     output: Output,
     to: mpsc::Sender<Heard<Row>>,
-    merge: Merge<Row>,
+    merge: Merge<Box<Row>>,
     report: Report,
     /// Nodes that refuse, and why: held until it is known whether others do what they do not.
     refused: Vec<(String, Error)>,
@@ -165,7 +165,7 @@ struct Session {
 }
 
 impl Session {
-    fn end(&mut self, merge: &mut Merge<Row>) {
+    fn end(&mut self, merge: &mut Merge<Box<Row>>) {
         merge.remove(self.id);
         self.caught_up = true;
         self.over = true;
@@ -306,7 +306,7 @@ impl State {
     fn push(&mut self, source: SourceId, rows: Vec<Row>) {
         let now = Instant::now();
         for row in rows {
-            self.merge.push(source, row.record.time, row, now);
+            self.merge.push(source, row.record.time, Box::new(row), now);
         }
     }
 

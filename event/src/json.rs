@@ -34,15 +34,23 @@ impl<'a, W> Object<'a, W> {
         match value {
             Value::Number(number) => push_number(to, number),
             Value::Flag(flag) => to.push_str(if flag { "true" } else { "false" }),
-            Value::Text(text) => {
-                to.push('"');
-                push_escaped(to, text);
-                to.push('"');
-            }
+            Value::Text(text) => push_text(to, text),
             Value::Time(time) => {
                 to.push('"');
                 (self.write_time)(time, to);
                 to.push('"');
+            }
+            Value::Texts(texts) => {
+                to.push('{');
+                for (at, (name, text)) in texts.iter().enumerate() {
+                    if at > 0 {
+                        to.push(',');
+                    }
+                    push_text(to, name);
+                    to.push(':');
+                    push_text(to, text);
+                }
+                to.push('}');
             }
         }
     }
@@ -53,7 +61,8 @@ impl<'a, W> Object<'a, W> {
     }
 }
 
-fn push_escaped(to: &mut String, text: &str) {
+fn push_text(to: &mut String, text: &str) {
+    to.push('"');
     let is_special = |byte: &u8| matches!(byte, b'"' | b'\\');
     let mut rest = text;
     // All of it is looked at, which is faster than to stop at the first.
@@ -69,6 +78,7 @@ fn push_escaped(to: &mut String, text: &str) {
         }
     }
     to.push_str(rest);
+    to.push('"');
 }
 
 #[cfg(test)]
@@ -86,8 +96,10 @@ mod tests {
         object.put(("number", Value::Number(u64::MAX)));
         object.put(("flag", Value::Flag(true)));
         object.put(("time", Value::Time("2026-11-29T08:00:00Z")));
+        object.put(("texts", Value::Texts(&[("a", "b"), ("\"", "\\")])));
+        object.put(("nothing", Value::Texts(&[])));
         object.end();
-        let expected = r#"{"text":"a \"b\\c\" größe","none":"","number":18446744073709551615,"flag":true,"time":"2026-11-29T08:00:00Z"}"#;
+        let expected = r#"{"text":"a \"b\\c\" größe","none":"","number":18446744073709551615,"flag":true,"time":"2026-11-29T08:00:00Z","texts":{"a":"b","\"":"\\"},"nothing":{}}"#;
         assert_eq!(written, format!("{{}}{expected}"));
     }
 }

@@ -15,6 +15,7 @@ mod event;
 mod json;
 mod loss;
 mod record;
+mod seconds;
 mod text;
 
 pub use cgroup::CgroupChange;
@@ -24,4 +25,5 @@ pub use event::{
 pub use json::Object;
 pub use loss::{LossSource, Losses};
 pub use record::{Field, Record, Value};
+pub use seconds::Seconds;
 pub use text::printable;

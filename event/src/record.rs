@@ -91,6 +91,8 @@ pub enum Value<'a, T> {
     Flag(bool),
     /// A moment.
     Time(T),
+    /// An object of texts, which may have any names.
+    Texts(&'a [(&'a str, &'a str)]),
 }
 
 /// A name and what it holds.
@@ -316,6 +318,7 @@ mod tests {
                 Value::Number(number) => format!("{name}: {number}"),
                 Value::Flag(flag) => format!("{name}: {flag}"),
                 Value::Time(time) => format!("{name}: at {time}"),
+                Value::Texts(texts) => format!("{name}: {texts:?}"),
             });
             Ok::<_, ()>(())
         };

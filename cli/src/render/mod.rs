@@ -22,6 +22,7 @@ pub use columns::{Cell, Columns};
 pub use format::Format;
 pub use path::{CustomColumns, Template};
 use table::{Layout, Table};
+use tcptracer_event::Seconds;
 
 use crate::event::Row;
 
@@ -29,6 +30,8 @@ use crate::event::Row;
 pub struct Output {
     printer: Printer,
     table: Table,
+    seconds: Seconds,
+    line: String,
 }
 
 impl Output {
@@ -46,14 +49,24 @@ impl Output {
             printer.line(&table.header())?;
             printer.flush()?;
         }
-        Ok(Self { printer, table })
+        Ok(Self {
+            printer,
+            table,
+            seconds: Seconds::default(),
+            line: String::new(),
+        })
     }
 
     /// One event or connection.
     pub fn row(&mut self, row: &Row) -> anyhow::Result<()> {
-        match self.printer.is_table() {
-            true => Ok(self.printer.line(&self.table.row(row))?),
-            false => self.printer.object(row),
+        match self.printer.style {
+            Style::Table => Ok(self.printer.line(&self.table.row(row))?),
+            Style::JsonLines => {
+                self.line.clear();
+                row.write_json(&mut self.seconds, &mut self.line);
+                Ok(self.printer.line(&self.line)?)
+            }
+            _ => self.printer.object(row),
         }
     }
 
@@ -112,7 +125,7 @@ impl Printer {
             // Nothing is coloured then, so nothing has to be taken out.
             false => AutoStream::always_ansi(stdout.lock()),
         };
-        let mut to = BufWriter::new(stream);
+        let mut to = BufWriter::with_capacity(ROOM, stream);
         let style = match args.output.clone() {
             Format::Table | Format::Wide => Style::Table,
             Format::Json => Style::Json,
@@ -135,7 +148,7 @@ impl Printer {
         matches!(self.style, Style::Table)
     }
 
-    /// A line of a table.
+    /// A line that is laid out already.
     pub fn line(&mut self, line: &str) -> io::Result<()> {
         writeln!(self.to, "{line}")
     }
@@ -168,6 +181,9 @@ impl Printer {
         self.to.flush()
     }
 }
+
+/// So much is written at a time while more is to be written.
+const ROOM: usize = 1 << 16;
 
 /// Spaces between custom columns, as kubectl has them.
 const CUSTOM_GAP: usize = 3;
