@@ -36,7 +36,7 @@ UNLAYERED := $(addsuffix /src,event proto authority client cli agent/testing e2e
 	$(wildcard $(addsuffix /*/main.rs,agent/tests agent/benches agent/node/tests cli/tests)))
 
 .PHONY: help demo run build test static image e2e prepare test-kernels compatibility chart lint lint-plugin \
-	lint-chart bench man
+	lint-chart bench bench-kernels man
 
 # Helm and the tests of its templates, and the linters, from their Go modules.
 HELM = PATH="$$(e2e/cluster/tools.sh helm helm-unittest):$$PATH"
@@ -130,6 +130,11 @@ compatibility: ## write docs/compatibility.md from the last run of test-kernels
 bench: ## compare the cost with an empty program and with tcplife
 	@scripts/setup.sh bench
 	cargo bench --locked --bench cost
+
+bench-kernels: ## count what tracing costs on stock kernels, in instructions, into docs/performance.md (KERNELS="6.1" only compares)
+	@scripts/setup.sh cost
+	scripts/static.sh x86_64-unknown-linux-gnu guest $(PROGRAMS)
+	scripts/kernels/cost.sh
 
 man: ## write docs/tcptracer.8 from the definitions of the command line
 	UPDATE_MAN=1 cargo test --locked --test cli

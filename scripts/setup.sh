@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # setup.sh WHAT [TARGET]: installs what is missing for one of: build, demo, test, lint, bench, chart, static (for
-# TARGET), image, e2e, kernels. Does nothing where all is there.
+# TARGET), image, e2e, kernels, cost. Does nothing where all is there.
 # Debian and its relatives; elsewhere it names what to install.
 set -euo pipefail
 
@@ -29,7 +29,7 @@ need_cross() {
 	need_header "../$1-linux-gnu/include/stdio.h" "libc6-dev-$2-cross"
 }
 
-case "${1:?one of: build demo test lint bench chart static image e2e kernels}" in
+case "${1:?one of: build demo test lint bench chart static image e2e kernels cost}" in
 build) ;;
 demo)
 	need_command ip iproute2
@@ -80,6 +80,15 @@ image)
 	need_command buildah buildah
 	need_command jq jq
 	;;
+cost)
+	need_command column bsdextrautils
+	need_command cpio cpio
+	need_command jq jq
+	need_command qemu-system-x86_64 qemu-system-x86
+	need_command tcplife libbpf-tools
+	need_command xz xz-utils
+	[ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || missing+=(busybox-static)
+	;;
 kernels)
 	need_command column bsdextrautils
 	need_command cpio cpio
@@ -93,7 +102,7 @@ kernels)
 	[ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || missing+=(busybox-static)
 	;;
 *)
-	echo "setup: $1 is none of: build demo test lint bench chart static image e2e kernels" >&2
+	echo "setup: $1 is none of: build demo test lint bench chart static image e2e kernels cost" >&2
 	exit 2
 	;;
 esac

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# static.sh TARGET NAME…: builds tcptracer, tcptracer-agent, kubectl-tcptracer and root_scenarios (the scenario tests), or
-# some of them, as static binaries, to run on any system with that processor, into target/static/TARGET/. For another
-# processor than this machine's it needs Debian's cross compiler, and gets the libraries from Debian.
+# static.sh TARGET NAME…: builds tcptracer, tcptracer-agent, kubectl-tcptracer, root_scenarios (the scenario tests) and guest
+# (the load of bench-kernels), or some of them, as static binaries, to run on any system with that processor, into
+# target/static/TARGET/. For another processor than this machine's it needs Debian's cross compiler, and gets the libraries
+# from Debian.
 #
 # The same sources, compilers and libraries make the same binaries, wherever the checkout is.
 set -euo pipefail
@@ -59,7 +60,10 @@ esac
 # Names of files get into messages of panics and of asserts.
 cargo_home=${CARGO_HOME:-$HOME/.cargo}
 export RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$PWD=. --remap-path-prefix=$cargo_home=cargo"
-for_target CFLAGS "$target" "$includes -ffile-prefix-map=$PWD=. -ffile-prefix-map=$cargo_home=cargo"
+prefixes="-ffile-prefix-map=$PWD=. -ffile-prefix-map=$cargo_home=cargo"
+# For the host alike, whatever the target: what is built for it is built again when these change.
+for_target CFLAGS "$host" "$prefixes"
+for_target CFLAGS "$target" "${includes:+$includes }$prefixes"
 
 # build NAMES OPTION…: builds by these options of cargo, and keeps the executables with these names.
 build() {
@@ -76,12 +80,13 @@ features=()
 for name; do
 	case $name in
 	root_scenarios) build "$name" test --no-run --package tcptracer --test "$name" --features static ;;
+	guest) build "$name" build --package tcptracer --bench "$name" --features static ;;
 	tcptracer | tcptracer-agent)
 		programs+=("$name")
 		features=(--features tcptracer/static)
 		;;
 	kubectl-tcptracer) programs+=("$name") ;;
-	*) fail "$name is none of: tcptracer tcptracer-agent kubectl-tcptracer root_scenarios" ;;
+	*) fail "$name is none of: tcptracer tcptracer-agent kubectl-tcptracer root_scenarios guest" ;;
 	esac
 done
 if [ ${#programs[@]} -gt 0 ]; then
