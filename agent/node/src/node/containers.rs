@@ -38,6 +38,10 @@ pub struct Containers {
     held: HashMap<ContainerKey, MountNamespace>,
     /// Containers without processes, when to look again, and how long to wait after that.
     looks: HashMap<ContainerKey, (Instant, Duration)>,
+    /// When the first of these is due.
+    due: Option<Instant>,
+    /// The index's generation as of the last look: in the same, no other container lacks its namespace.
+    looked_at: Option<u64>,
     scanned: Option<Instant>,
 }
 
@@ -53,6 +57,8 @@ impl Containers {
             proc,
             held: HashMap::new(),
             looks: HashMap::new(),
+            due: None,
+            looked_at: None,
             scanned: None,
         }
     }
@@ -88,16 +94,19 @@ impl Containers {
         Some(below)
     }
 
-    /// Looks for the mount namespaces that the index does not know.
+    /// Looks for the mount namespaces that the index does not know. Costs nothing while there is nothing to look for.
     pub fn look(&mut self, index: &mut Index, now: Instant) {
+        let is_due = self.due.is_some_and(|due| due <= now);
+        if !is_due && self.looked_at == Some(index.generation()) {
+            return;
+        }
         let first = match self.shows_our_pids {
             true => FIRST_LOOK,
             false => FIRST_SEARCH,
         };
-        let mut due: Vec<_> = index.without_mount_namespace().collect();
-        self.looks
-            .retain(|key, _| due.iter().any(|(k, _)| k == key));
-        due.retain(|(key, _)| self.looks.get(key).is_none_or(|(due, _)| *due <= now));
+        let mut due: HashMap<_, _> = index.without_mount_namespace().collect();
+        self.looks.retain(|key, _| due.contains_key(key));
+        due.retain(|key, _| self.looks.get(key).is_none_or(|(due, _)| *due <= now));
         for (key, found) in self.find(&due) {
             let Some(found) = found else {
                 let wait = self.looks.get(&key).map_or(first, |(_, wait)| *wait);
@@ -109,16 +118,18 @@ impl Containers {
             self.held.insert(key, found);
             self.looks.remove(&key);
         }
+        self.due = self.looks.values().map(|(due, _)| *due).min();
+        self.looked_at = Some(index.generation());
     }
 
     /// The mount namespaces of containers, where processes are found in them.
     fn find(
         &self,
-        due: &[(ContainerKey, &Container)],
+        due: &HashMap<ContainerKey, &Container>,
     ) -> Vec<(ContainerKey, Option<MountNamespace>)> {
         let searched = match self.shows_our_pids {
             false if !due.is_empty() => {
-                let ids = due.iter().map(|(_, c)| &*c.id).collect();
+                let ids = due.values().map(|c| &*c.id).collect();
                 cgroup::processes_of(&self.proc, &ids)
             }
             _ => HashMap::new(),
@@ -141,6 +152,6 @@ impl Containers {
 
     /// When to look next.
     pub fn due(&self) -> Option<Instant> {
-        self.looks.values().map(|(due, _)| *due).min()
+        self.due
     }
 }
