@@ -7,12 +7,6 @@
 #ifndef TT_ERROR_BPF_H
 #define TT_ERROR_BPF_H
 
-/*
- * One load, which the compiler does not repeat: a process may clear sk_err at any time, so that a second read gives 0
- * where the first did not.
- */
-#define read_once(field) (*(volatile typeof(field) *)&(field))
-
 /* A process holds the socket's lock: a system call of its, or what had to wait for the end of one. */
 static __always_inline bool is_locked(struct sock *sk)
 {

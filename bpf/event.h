@@ -141,6 +141,8 @@ struct tt_config {
 	__u8 list_existing;    /* the snapshot reports what it finds */
 	__u8 cookies;          /* tracing programs may ask for a socket's cookie (5.12) */
 	__u8 either;           /* one of by_cgroup and by_mntns has to hold, not both */
+	__u8 keep_verdicts;    /* on cgroups, as long as the generation of the filter maps is the same */
+	__u8 pad[3];
 	__u32 hierarchy;       /* the one whose cgroups are reported; 0 is v2 */
 };
 
@@ -148,6 +150,6 @@ _Static_assert(sizeof(struct tt_process) == 40, "tt_process has a hole");
 _Static_assert(sizeof(struct tt_conn) == 168, "tt_conn has a hole");
 _Static_assert(sizeof(struct tt_event) == 216, "tt_event has a hole");
 _Static_assert(sizeof(struct tt_cgroup) == 528, "tt_cgroup has a hole");
-_Static_assert(sizeof(struct tt_config) == 20, "tt_config has a hole");
+_Static_assert(sizeof(struct tt_config) == 24, "tt_config has a hole");
 
 #endif

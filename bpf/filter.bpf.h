@@ -43,14 +43,41 @@ static __always_inline bool cgroup_selected(__u64 id)
 	return false;
 }
 
+/*
+ * The same, from the last time if the maps have not changed since. Read before the maps are, the generation is not newer
+ * than what they hold.
+ */
+static __always_inline bool cgroup_passes(__u64 id)
+{
+	__u32 only = 0, place = id & (TT_VERDICTS - 1);
+	__u64 *changes, *kept, asked, known;
+	bool passes;
+
+	if (!tt_config.keep_verdicts)
+		return cgroup_selected(id);
+	changes = bpf_map_lookup_elem(&generation, &only);
+	kept = bpf_map_lookup_elem(&verdicts, &place);
+	/* No kernel gets to ids of more bits. */
+	if (!changes || !kept || id >> 40)
+		return cgroup_selected(id);
+	/* One more, so that a place that was never taken is of no generation. */
+	asked = id << 24 | ((read_once(*changes) + 1) & 0x7fffff) << 1;
+	known = read_once(*kept);
+	if ((known & ~1ULL) == asked)
+		return known & 1;
+	passes = cgroup_selected(id);
+	*(volatile __u64 *)kept = asked | passes;
+	return passes;
+}
+
 /* Asked anew for each event, because the maps may be edited while tracing. */
 static __always_inline bool selected(const struct tt_process *process)
 {
 	if (tt_config.pid && process->pid != tt_config.pid)
 		return false;
 	if (tt_config.either)
-		return cgroup_selected(process->cgroup_id) || holds(&mntnsmap, process->mntns);
-	if (tt_config.by_cgroup && !cgroup_selected(process->cgroup_id))
+		return cgroup_passes(process->cgroup_id) || holds(&mntnsmap, process->mntns);
+	if (tt_config.by_cgroup && !cgroup_passes(process->cgroup_id))
 		return false;
 	if (tt_config.by_mntns && !holds(&mntnsmap, process->mntns))
 		return false;

@@ -90,6 +90,27 @@ struct {
 	__type(value, __u64);
 } cgroup_parents SEC(".maps");
 
+#define TT_VERDICTS 8192 /* a power of two */
+
+/*
+ * Whether cgroups pass the filter, where nobody else edits its maps: in one word, which is read and written at once, the
+ * cgroup's id, the generation of the maps and the verdict. A cgroup of another id may take the place.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, TT_VERDICTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} verdicts SEC(".maps");
+
+/* How often the filter maps have been changed. The reader counts, after each change. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} generation SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, TT_COUNTERS);

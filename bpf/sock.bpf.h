@@ -3,6 +3,12 @@
 #ifndef TT_SOCK_BPF_H
 #define TT_SOCK_BPF_H
 
+/*
+ * One load, which the compiler does not repeat: others may write at any time, so that a second read gives another value than
+ * the first. A process clears sk_err by reading it.
+ */
+#define read_once(field) (*(volatile typeof(field) *)&(field))
+
 static __always_inline __u32 netns_of(struct sock *sk)
 {
 	return sk->__sk_common.skc_net.net->ns.inum;

@@ -155,6 +155,7 @@ fn start_node(
             cgroup_map: Some(maps.cgroups().path().into()),
             mntns_map: Some(maps.mounts().path().into()),
             either_map: true,
+            keep_verdicts: true,
             ..Filter::default()
         },
         failed: true,
@@ -163,7 +164,7 @@ fn start_node(
         ..bpf::Config::default()
     };
     let tracer = Tracer::start_with(config, consumer)?;
-    let flusher = tracer.flusher();
+    let (flusher, verdicts) = (tracer.flusher(), tracer.verdicts());
     // After the tracer, which tells of what comes later.
     let mut index = Index::new(hierarchy.is_whole());
     let mut containers = Containers::new(hierarchy, args.places.proc.clone());
@@ -180,6 +181,7 @@ fn start_node(
         shortcomings: shortcomings(tracer.plan(), &args.places.proc),
         wanted: Arc::clone(wanted),
         flush: Box::new(move || flusher.ask()),
+        forget_verdicts: Box::new(move || verdicts.forget()),
         record: args.record.then(all_pods),
     });
     Ok((tracer, messages, node))

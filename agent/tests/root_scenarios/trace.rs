@@ -91,6 +91,12 @@ impl Trace {
             .expect("the table can be read")
     }
 
+    /// Has the programs ask the filter maps again.
+    pub fn forget_verdicts(&self) {
+        let forgotten = self.tracer.verdicts().forget();
+        forgotten.expect("the programs can be told");
+    }
+
     /// What the tracer found it can do.
     pub fn plan(&self) -> Plan {
         *self.tracer.plan()

@@ -27,6 +27,9 @@ pub struct Filter {
     pub mntns_map: Option<PathBuf>,
     /// Of two maps, it is enough that one has the process.
     pub either_map: bool,
+    /// Nobody else edits the maps, and [`Verdicts::forget`](super::Verdicts::forget) follows each change of them: so it may be
+    /// remembered which cgroups pass.
+    pub keep_verdicts: bool,
 }
 
 /// Everything the tracer is started with.

@@ -33,6 +33,7 @@ use super::plan::Plan;
 use super::programs::{self, Program};
 use super::skel::TcptracerSkel;
 use super::skel::types::tt_counter;
+use super::verdicts::Verdicts;
 use super::wire::{self, Reported};
 
 /// Between two drains while events keep coming. Bounds the latency of an event in a burst; at most
@@ -80,6 +81,7 @@ pub struct NoRoom;
 pub struct Tracer {
     plan: Plan,
     connections: Connections,
+    verdicts: Verdicts,
     programs: Arc<[Program]>,
     flusher: Flusher,
     thread: Option<JoinHandle<Losses>>,
@@ -113,6 +115,7 @@ impl Tracer {
         Ok(Self {
             plan: ready.plan,
             connections: ready.connections,
+            verdicts: ready.verdicts,
             programs: ready.programs,
             flusher,
             thread: Some(thread),
@@ -122,6 +125,11 @@ impl Tracer {
     /// The connections that are followed, whatever the filters.
     pub fn connections(&self) -> &Connections {
         &self.connections
+    }
+
+    /// For who changes the filter maps, if verdicts are kept.
+    pub fn verdicts(&self) -> Verdicts {
+        self.verdicts.clone()
     }
 
     /// The programs that are loaded.
@@ -163,6 +171,7 @@ impl Drop for Tracer {
 struct Ready {
     plan: Plan,
     connections: Connections,
+    verdicts: Verdicts,
     programs: Arc<[Program]>,
 }
 
@@ -176,6 +185,7 @@ impl Ready {
         Ok(Self {
             plan,
             connections: Connections::new(&skel.maps.conns, undecodable)?,
+            verdicts: Verdicts::new(&skel.maps.generation)?,
             programs: programs::loaded(skel, &plan, config)?,
         })
     }

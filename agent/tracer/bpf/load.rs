@@ -112,6 +112,7 @@ fn set_config(skel: &mut OpenTcptracerSkel<'_>, config: &Config, plan: &Plan) ->
     to.cookies = plan.cookies.into();
     to.hierarchy = config.cgroups.unwrap_or(0);
     to.either = filter.either_map.into();
+    to.keep_verdicts = filter.keep_verdicts.into();
     Ok(())
 }
 

@@ -18,6 +18,7 @@ mod programs;
 #[allow(unsafe_code, missing_docs, clippy::all, clippy::use_self)]
 mod skel;
 mod trial;
+mod verdicts;
 mod wire;
 
 pub use config::{Config, Family, Filter};
@@ -28,3 +29,4 @@ pub use hooks::{Group, HOOKS, Hook, Instead, Place, Shortcoming};
 pub use pinned::{Outcome, PinDir, PinnedSet, SetOf};
 pub use plan::{Facts, Impossible, Plan, Trial};
 pub use programs::Program;
+pub use verdicts::Verdicts;

@@ -64,6 +64,8 @@ pub struct Parts {
     pub wanted: Arc<Notify>,
     /// Asks the tracer to flush; returns which number answers that.
     pub flush: Box<dyn FnMut() -> u64 + Send>,
+    /// Has the programs ask the subscribers' maps again, which have been changed.
+    pub forget_verdicts: Box<dyn Fn() -> Result<()> + Send>,
     /// Let the events of all pods pass also while nobody subscribes, for the history.
     pub record: Option<Matcher>,
 }
@@ -390,6 +392,9 @@ impl Node {
         let outcomes: Vec<Outcome> = std::iter::once(parts.maps.replace(&wanted))
             .chain(parts.sets.iter_mut().map(|set| set.follow(&parts.index)))
             .collect();
+        if let Err(e) = (parts.forget_verdicts)() {
+            warn!("{e:#}");
+        }
         // What failed is tried again with the next look at the maps, and told once.
         let names = std::iter::once("").chain(parts.sets.iter().map(PinnedFilterSet::name));
         for ((name, before), now) in names.zip(&self.outcomes).zip(&outcomes) {

@@ -19,6 +19,10 @@ pub const CASES: &[Test] = &[
     ("cgroup_map_of_any_make", cgroup_map_of_any_make),
     ("cgroup_map_holds_a_slice", cgroup_map_holds_a_slice),
     ("map_edited_while_tracing", map_edited_while_tracing),
+    (
+        "verdicts_are_kept_until_forgotten",
+        verdicts_are_kept_until_forgotten,
+    ),
     ("mntns_map_and_processes_that_are_killed", mntns_map),
     ("both_maps", || maps(false)),
     ("either_map", || maps(true)),
@@ -167,6 +171,39 @@ fn map_edited_while_tracing() {
         want(while_in),
         want(while_in).close(Local),
         want(across),
+    ]);
+}
+
+/// As the agent has it, whose maps nobody else edits.
+fn verdicts_are_kept_until_forgotten() {
+    let netns = Netns::new();
+    let cgroup = Cgroup::new();
+    let map = Pin::holding(&[]);
+    let mut actor = in_cgroup("actor", &netns, &cgroup);
+    let tracer = trace(&netns, |f| {
+        f.cgroup_map = Some(map.path().into());
+        f.keep_verdicts = true;
+    });
+
+    let before = actor.address("connect-self before");
+    map.insert(cgroup.id());
+    let kept = actor.address("connect-self kept");
+    tracer.forget_verdicts();
+    actor.ask("close before");
+    actor.ask("close kept");
+    let while_in = actor.address("connect-self while");
+    map.delete(cgroup.id());
+    actor.ask("close while");
+    tracer.forget_verdicts();
+    actor.ask("connect-self after");
+    actor.ask("close after");
+
+    let want = |at| Want::connect(&actor, at, at);
+    tracer.said_exactly(&[
+        want(before).close(Local),
+        want(kept).close(Local),
+        want(while_in),
+        want(while_in).close(Local),
     ]);
 }
 
