@@ -68,6 +68,7 @@ lint: ## check format, imports, dependencies, protocol, workflows, lints, and th
 	scripts/imports.pl agent/node/src $(AGENT_LAYERS)
 	@for crate in $(UNLAYERED); do echo "scripts/imports.pl $$crate"; scripts/imports.pl $$crate || exit; done
 	scripts/deny.sh
+	scripts/kernels/cost_table.sh <scripts/kernels/cost.tsv | diff docs/performance.md -
 	$(LINTERS) buf lint proto
 	$(LINTERS) actionlint -shellcheck= -pyflakes= .github/workflows/*.yml
 	cargo clippy --locked --workspace --all-targets -- -D warnings

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Who accepted. Runs in the accepting process: with the socket locked where it gets its file, and elsewhere after the
- * kernel's accept, without the lock and with untrusted pointers, where every read of the socket is a probe read.
+ * Who accepted. Runs in the accepting process: with the socket locked where a TCP socket gets its file, and elsewhere
+ * without the lock and with untrusted pointers, where every read of the socket is a probe read.
  */
 #ifndef TT_ACCEPT_BPF_H
 #define TT_ACCEPT_BPF_H

@@ -81,7 +81,7 @@ struct tt_conn {
 	__u8 source;
 	__u8 reason;
 	/*
-	 * Progress. Bytes of their own, because where a system call's tracepoint sees accepts, it does not hold the
+	 * Progress. Bytes of their own, because some hooks of accept do not hold the
 	 * socket lock that serialises the other writers.
 	 */
 	__u8 opened;   /* connect, accept or snapshot has been reported */

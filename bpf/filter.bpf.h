@@ -27,50 +27,58 @@ static __always_inline bool holds(void *outer, __u64 key)
 	return map && bpf_map_lookup_elem(map, &key);
 }
 
-/* A cgroup is selected by its own id or by that of any cgroup above it. */
-static __always_inline bool cgroup_selected(__u64 id)
+/*
+ * A cgroup is selected by its own id or by that of any cgroup above it. It is settled unless a parent is not known, which
+ * another CPU may be about to note.
+ */
+static __always_inline bool cgroup_selected(__u64 id, bool *settled)
 {
+	*settled = true;
 	for (int i = 0; i < TT_MAX_CGROUP_DEPTH; i++) {
 		__u64 *parent;
 
 		if (holds(&cgroupmap, id))
 			return true;
 		parent = bpf_map_lookup_elem(&cgroup_parents, &id);
-		if (!parent || !*parent)
+		if (!parent)
+			break;
+		if (!*parent)
 			return false;
 		id = *parent;
 	}
+	*settled = false;
 	return false;
 }
 
 /*
- * The same, from the last time if the maps have not changed since. Read before the maps are, the generation is not newer
- * than what they hold.
+ * The same, from the last time if the maps have not changed since. The generation is read before the maps are: it is not newer
+ * than what they hold, but where a processor reads ahead. The reader goes through the maps now and then, which heals that.
  */
 static __always_inline bool cgroup_passes(__u64 id)
 {
 	__u32 only = 0, place = id & (TT_VERDICTS - 1);
 	__u64 *changes, *kept, asked, known;
-	bool passes;
+	bool passes, settled;
 
 	if (!tt_config.keep_verdicts)
-		return cgroup_selected(id);
+		return cgroup_selected(id, &settled);
 	changes = bpf_map_lookup_elem(&generation, &only);
 	kept = bpf_map_lookup_elem(&verdicts, &place);
 	/* No kernel gets to ids of more bits. */
 	if (!changes || !kept || id >> 40)
-		return cgroup_selected(id);
+		return cgroup_selected(id, &settled);
 	/* One more, so that a place that was never taken is of no generation. */
 	asked = id << 24 | ((read_once(*changes) + 1) & 0x7fffff) << 1;
 	known = read_once(*kept);
 	if ((known & ~1ULL) == asked)
 		return known & 1;
-	passes = cgroup_selected(id);
-	*(volatile __u64 *)kept = asked | passes;
+	passes = cgroup_selected(id, &settled);
+	if (settled)
+		*(volatile __u64 *)kept = asked | passes;
 	return passes;
 }
 
-/* Asked anew for each event, because the maps may be edited while tracing. */
+/* Asked for each event, because the maps may be edited while tracing. */
 static __always_inline bool selected(const struct tt_process *process)
 {
 	if (tt_config.pid && process->pid != tt_config.pid)

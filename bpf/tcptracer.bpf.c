@@ -173,7 +173,7 @@ int tt_io_uring_complete(struct trace_event_raw_io_uring_complete *ctx)
 	return 0;
 }
 
-/* Of TCP and, from some kernel on, of MPTCP; by whatever call. */
+/* Of TCP and, from some kernel on, of MPTCP; of system calls and of io_uring. */
 SEC("?fentry/inet_stream_connect")
 int BPF_PROG(tt_stream_connect)
 {

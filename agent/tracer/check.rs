@@ -164,7 +164,7 @@ impl Row {
 
     fn of(hook: &Hook, facts: &Facts, plan: Option<&Plan>) -> Self {
         let mut row = Self::new(hook.name, facts.trial(hook.place));
-        if hook.unless.is_some_and(|better| facts.works(better)) {
+        if !facts.needs(hook) {
             row.state = Use::NotNeeded;
             row.why = None;
         }
@@ -173,6 +173,8 @@ impl Row {
         };
         match row.state {
             Use::NotNeeded => {}
+            // Another of its group does not work.
+            Use::Used if !plan.uses(hook.group) => row.state = Use::NotNeeded,
             Use::Used if hook.group == Group::IoUring => row.state = Use::OnDemand,
             Use::Used | Use::OnDemand => {}
             Use::Refused | Use::Missing | Use::NotTried => {
@@ -414,6 +416,16 @@ mod tests {
             hook(&report, "tp/io_uring/io_uring_complete").state,
             Use::OnDemand
         );
+    }
+
+    #[test]
+    fn of_a_group_that_is_not_whole_nothing_is_used() {
+        let report = report(|f| f.set(Place::ConnectChecked, Trial::Refused("unknown".into())));
+        let state = |name| hook(&report, name).state;
+        assert_eq!(state("fexit/security_socket_connect"), Use::Refused);
+        assert_eq!(state("fexit/inet_stream_connect"), Use::NotNeeded);
+        assert_eq!(state("tp/syscalls/sys_exit_connect"), Use::Used);
+        assert_eq!(report.verdict, Verdict::Complete);
     }
 
     #[test]

@@ -61,6 +61,7 @@ for kernel in "${kernels[@]}"; do
 		| @tsv' "$out/$kernel.console"
 done >"$out/cost.tsv"
 
+! grep -a 'does not come to rest\|did not start' "$out"/*.console >&2 || fail "a guest was not measured as it should be"
 column -t -s $'\t' "$out/cost.tsv"
 expected=16
 for kernel in "${kernels[@]}"; do
@@ -75,7 +76,7 @@ if [ -z "${KERNELS:-}" ]; then
 fi
 
 # More by 300 instructions and by a twentieth is more. With writes, a twentieth of the whole connection is: the load itself
-# differs by a hundredth of its millions. What costs less may be committed.
+# varies by some hundredths of its millions. What costs less may be committed.
 awk -F '\t' -v OFS='\t' '
 	NR == FNR { thread[$1, $3] = $4; wall[$1, $3] = $5; unrelated[$1, $3] = $6; next }
 	function over(now, before, what) {

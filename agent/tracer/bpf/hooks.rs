@@ -188,7 +188,7 @@ hooks! {
         ExitAccept4: Tp "syscalls/sys_exit_accept4" => tt_exit_accept4,
             unless: Some(Place::SockGraft);
     }
-    /// Connects that fail before a SYN is sent, by whatever call.
+    /// Connects that fail before a SYN is sent, those of io_uring too.
     Refusals {
         /// Since when TCP has tried.
         StreamConnect: Fentry "inet_stream_connect" => tt_stream_connect,

@@ -70,6 +70,13 @@ impl Facts {
         group.hooks().all(|hook| self.works(hook.place))
     }
 
+    /// Whether a hook's work is not done by a better one, all of whose group can be used.
+    pub(crate) fn needs(&self, hook: &Hook) -> bool {
+        !hook
+            .unless
+            .is_some_and(|better| self.all_work(better.hook().group))
+    }
+
     /// Whether a group is tried, and told of. The second copies can be used where the first can.
     pub(crate) fn ask_for(&self, group: Group) -> bool {
         match group {
@@ -196,7 +203,7 @@ impl Plan {
     }
 
     /// Whether a group can be used here. The configuration says whether it is.
-    fn uses(&self, group: Group) -> bool {
+    pub(crate) fn uses(&self, group: Group) -> bool {
         match group {
             Group::StateMachine | Group::Cgroups => true,
             Group::SecondCopies => self.twice,
@@ -430,6 +437,19 @@ mod tests {
                 Ok(vec![Shortcoming::RefusedConnects])
             );
         }
+    }
+
+    #[test]
+    fn a_hook_is_needed_unless_all_of_the_better_group_works() {
+        let mut facts = Facts::none();
+        for place in [Place::StreamConnect, Place::StreamConnected] {
+            facts.set(place, Trial::Works);
+            assert!(facts.needs(Place::EnterConnect.hook()), "{place:?}");
+        }
+        facts.set(Place::ConnectChecked, Trial::Works);
+        assert!(!facts.needs(Place::EnterConnect.hook()));
+        assert!(facts.needs(Place::ExitAccept.hook()));
+        assert!(facts.needs(Place::SetState.hook()));
     }
 
     #[test]

@@ -55,8 +55,8 @@ fn try_programs(facts: &mut Facts) {
         try_each(facts, cookies, &others);
     }
     try_each(facts, cookies, &trampolines);
-    let is_needed = |hook: &&Hook| !hook.unless.is_some_and(|better| facts.works(better));
-    let (trampolines, others) = by_kind(spare.into_iter().filter(is_needed));
+    let needed: Vec<_> = spare.into_iter().filter(|hook| facts.needs(hook)).collect();
+    let (trampolines, others) = by_kind(needed);
     try_each(facts, cookies, &trampolines);
     try_each(facts, cookies, &others);
 }

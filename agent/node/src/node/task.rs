@@ -392,6 +392,7 @@ impl Node {
         let outcomes: Vec<Outcome> = std::iter::once(parts.maps.replace(&wanted))
             .chain(parts.sets.iter_mut().map(|set| set.follow(&parts.index)))
             .collect();
+        // The next look at the maps does it again.
         if let Err(e) = (parts.forget_verdicts)() {
             warn!("{e:#}");
         }
