@@ -94,7 +94,7 @@ impl Trace {
     /// Has the programs ask the filter maps again.
     pub fn forget_verdicts(&self) {
         let forgotten = self.tracer.verdicts().forget();
-        forgotten.expect("the programs can be told");
+        forgotten.expect("the generation can be changed");
     }
 
     /// What the tracer found it can do.
@@ -372,7 +372,7 @@ impl Want {
         }
     }
 
-    /// It failed for want of a route: before the socket got an address of its own.
+    /// A connect that failed because there was no route. The socket had no local address yet.
     pub fn without_a_route(client: &Actor, to: SocketAddr) -> Self {
         let nowhere = SocketAddr::from(([0; 4], 0));
         Self::connect(client, nowhere, to).failed(Reason::Unknown, 101)

@@ -114,13 +114,13 @@ pub struct Plan {
     pub fatal_errors: bool,
     /// Attach `fentry/sock_def_error_report`. With neither, an error that its process reads too early is inferred.
     pub announced_errors: bool,
-    /// Attach `tp/syscalls/sys_exit_accept{,4}` for want of that.
+    /// Attach `tp/syscalls/sys_exit_accept{,4}` because `grafts` cannot be used.
     pub accept_calls: bool,
     /// `tp/io_uring/io_uring_complete` can be attached when it is needed beside these.
     pub io_uring_accept: bool,
     /// Attach the trampolines of connects if failed connects are wanted.
     pub refusals: bool,
-    /// For want of them, attach `tp/syscalls/sys_{enter,exit}_connect` then.
+    /// Attach `tp/syscalls/sys_{enter,exit}_connect` instead, because `refusals` cannot be used.
     pub connect_calls: bool,
     /// Seed the state with the connections that are open already.
     pub snapshot: bool,
