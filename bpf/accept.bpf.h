@@ -59,8 +59,8 @@ static __always_inline struct sock *tcp_sock_of_fd(__u32 fd)
 	return file ? tcp_sock_of(file) : NULL;
 }
 
-/* Identity, namespace and tuple of a socket behind an untrusted pointer. */
-static __always_inline void probe_conn(struct tt_conn *conn, struct sock *sk)
+/* Namespace and tuple of a socket behind an untrusted pointer. */
+static __always_inline void probe_tuple(struct tt_conn *conn, struct sock *sk)
 {
 	conn->family = BPF_CORE_READ(sk, __sk_common.skc_family);
 	conn->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
@@ -75,6 +75,12 @@ static __always_inline void probe_conn(struct tt_conn *conn, struct sock *sk)
 		BPF_CORE_READ_INTO((struct in6_addr *)conn->remote, sk,
 				   __sk_common.skc_v6_daddr);
 	}
+}
+
+/* The same with its identity. */
+static __always_inline void probe_conn(struct tt_conn *conn, struct sock *sk)
+{
+	probe_tuple(conn, sk);
 	/* A cookie is made on demand, which is not possible here. */
 	conn->cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
 	if (!conn->cookie)

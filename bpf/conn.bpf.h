@@ -149,6 +149,7 @@ static __always_inline bool replace(struct sock *sk, struct tt_conn *conn, bool 
 /* CLOSE -> SYN_SENT, in the connecting process. The source port is not chosen yet. */
 static __always_inline void on_syn_sent(struct sock *sk, bool again)
 {
+	struct tt_memory *memory = memory_of(sk);
 	struct tt_conn conn = {};
 
 	conn.family = sk->__sk_common.skc_family;
@@ -160,6 +161,8 @@ static __always_inline void on_syn_sent(struct sock *sk, bool again)
 	conn.t_syn = bpf_ktime_get_ns();
 	conn.role = TT_ROLE_CLIENT;
 	conn.source = TT_SOURCE_CONNECT;
+	if (memory)
+		conn.life = memory->conn.life + 1;
 	read_process(current_task(), &conn.owner);
 	/* The first of two programs has counted it already. */
 	if (!replace(sk, &conn, again) && !again)
@@ -188,6 +191,7 @@ static __noinline bool add_passive(struct sock *sk)
 /* SYN_SENT -> ESTABLISHED of a socket whose SYN was not seen: it has no owner yet. */
 static __noinline void add_active(struct sock *sk)
 {
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	struct tt_conn conn = {};
 
 	conn.netns = netns_of(sk);
@@ -197,6 +201,8 @@ static __noinline void add_active(struct sock *sk)
 	conn.t_established = bpf_ktime_get_ns();
 	conn.role = TT_ROLE_CLIENT;
 	read_tuple(&conn, sk);
+	if (tp)
+		conn.life = life_of(memory_of(sk), &conn, tp->segs_out);
 	/* Without room it is counted at its end. */
 	insert_conn((__u64)sk, &conn);
 }

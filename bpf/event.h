@@ -142,7 +142,8 @@ struct tt_config {
 	__u8 cookies;          /* tracing programs may ask for a socket's cookie (5.12) */
 	__u8 either;           /* one of by_cgroup and by_mntns has to hold, not both */
 	__u8 keep_verdicts;    /* on cgroups, as long as the generation of the filter maps is the same */
-	__u8 pad[3];
+	__u8 remembers;        /* sockets remember their connections while nothing is attached */
+	__u8 pad[2];
 	__u32 hierarchy;       /* the one whose cgroups are reported; 0 is v2 */
 };
 

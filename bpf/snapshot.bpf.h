@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Sockets that were there before us, in every network namespace, with the first
- * process that holds them. Runs once, after the tracing programs are attached, in two
+ * process that holds them. Runs after the tracing programs are attached, in two
  * passes: the listeners tell which of the connections were accepted.
  */
 #ifndef TT_SNAPSHOT_BPF_H
@@ -41,29 +41,54 @@ static __always_inline bool lacks_owner(__u64 key)
 	return conn && conn->role == TT_ROLE_CLIENT && conn->source == TT_SOURCE_UNKNOWN;
 }
 
-/* The rest of a connection whose tuple and cookie are known; false if it is not to be kept. */
-static __always_inline bool seed(struct task_struct *task, struct sock *sk, struct tt_conn *conn)
+/* The connection as it was when the programs were detached; its cookie and tuple are the same. */
+static __always_inline void restore(struct tt_conn *conn, const struct tt_memory *memory)
+{
+	__u64 cookie = conn->cookie;
+
+	*conn = memory->conn;
+	conn->cookie = cookie;
+}
+
+/*
+ * The rest of a connection whose tuple and cookie are known; false if it is not to be kept. `memory` is what its socket
+ * remembers, or NULL.
+ */
+static __always_inline bool seed(struct task_struct *task, struct sock *sk, struct tt_conn *conn,
+				 const struct tt_memory *memory)
 {
 	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
 	__u64 key = (__u64)sk, port = listening_port(conn->netns, conn->local_port);
+	__u32 segs_out = BPF_CORE_READ((struct tcp_sock *)sk, segs_out);
 
 	if (state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN || state == BPF_TCP_SYN_RECV ||
 	    !follows(conn->family, conn->netns))
 		return false;
-	read_process(task, &conn->owner);
-	if (state == BPF_TCP_SYN_SENT) {
-		/* Not open yet: the connect will be reported when it is. */
-		conn->role = TT_ROLE_CLIENT;
-		conn->source = TT_SOURCE_CONNECT;
-	} else {
-		conn->role = bpf_map_lookup_elem(&listeners, &port) ? TT_ROLE_SERVER
-								      : TT_ROLE_CLIENT;
-		conn->source = TT_SOURCE_SNAPSHOT;
+	conn->life = life_of(memory, conn, segs_out);
+	if (memory && is_still(memory, conn, segs_out))
+		restore(conn, memory);
+	if (conn->source == TT_SOURCE_UNKNOWN) {
+		read_process(task, &conn->owner);
+		if (state == BPF_TCP_SYN_SENT) {
+			conn->role = TT_ROLE_CLIENT;
+			conn->source = TT_SOURCE_CONNECT;
+		} else {
+			if (!conn->role)
+				conn->role = bpf_map_lookup_elem(&listeners, &port)
+						     ? TT_ROLE_SERVER
+						     : TT_ROLE_CLIENT;
+			conn->source = TT_SOURCE_SNAPSHOT;
+		}
+	}
+	/* Else it is not open yet: the connect will be reported when it is. */
+	if (state != BPF_TCP_SYN_SENT) {
 		conn->opened = 1;
-		if (state == BPF_TCP_CLOSE_WAIT || state == BPF_TCP_LAST_ACK)
-			conn->reason = TT_REASON_REMOTE;
-		else if (state != BPF_TCP_ESTABLISHED)
-			conn->reason = TT_REASON_LOCAL;
+		if (conn->reason == TT_REASON_UNKNOWN) {
+			if (state == BPF_TCP_CLOSE_WAIT || state == BPF_TCP_LAST_ACK)
+				conn->reason = TT_REASON_REMOTE;
+			else if (state != BPF_TCP_ESTABLISHED)
+				conn->reason = TT_REASON_LOCAL;
+		}
 	}
 	switch (insert_conn(key, conn)) {
 	case 0:
@@ -89,21 +114,48 @@ static __always_inline bool seed(struct task_struct *task, struct sock *sk, stru
 static __always_inline void seed_connection(struct task_struct *task, struct sock *sk,
 					    struct seq_file *out)
 {
+	struct tt_memory *memory = NULL;
 	struct tt_event event = {};
 
 	/* Makes the cookie, which is found below. */
-	if (tt_config.cookies && is_stream_of(sk, IPPROTO_TCP))
+	if (tt_config.cookies && is_stream_of(sk, IPPROTO_TCP)) {
 		bpf_get_socket_cookie(sk);
+		memory = memory_of(sk);
+	}
 	sk = tcp_part_of(sk);
 	if (!sk)
 		return;
 	probe_conn(&event.conn, sk);
-	if (!seed(task, sk, &event.conn))
+	if (!seed(task, sk, &event.conn, memory))
 		return;
 	read_counters(&event, sk, (struct tcp_sock *)sk, BPF_CORE_READ);
 	event.time = bpf_ktime_get_ns();
 	event.type = TT_EXISTING;
 	bpf_seq_write(out, &event, sizeof(event));
+}
+
+/* The programs are detached: what is known of this socket stays with it. */
+static __always_inline void remember(struct sock *sk)
+{
+	struct tt_memory *memory;
+	__u64 key = (__u64)sk, cookie;
+	struct tt_conn *conn;
+
+	if (!tt_config.remembers || !is_stream_of(sk, IPPROTO_TCP))
+		return;
+	conn = bpf_map_lookup_elem(&conns, &key);
+	cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+	if (!conn || conn->cookie != cookie)
+		return;
+	/* Without memory for it the connection is another one later, with the same id. */
+	memory = bpf_sk_storage_get(&memories, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!memory)
+		return;
+	memory->conn = *conn;
+	/* That of a connect under way is not complete in the entry. */
+	if (!conn->closed)
+		probe_tuple(&memory->conn, sk);
+	memory->segs_out = BPF_CORE_READ((struct tcp_sock *)sk, segs_out);
 }
 
 #endif

@@ -16,6 +16,7 @@
 #include "listener.bpf.h"
 #include "emit.bpf.h"
 #include "error.bpf.h"
+#include "memory.bpf.h"
 #include "conn.bpf.h"
 #include "accept.bpf.h"
 #include "refusal.bpf.h"
@@ -231,6 +232,16 @@ int tt_seed_connections(struct bpf_iter__task_file *ctx)
 
 	if (task && sk)
 		seed_connection(task, sk, ctx->meta->seq);
+	return 0;
+}
+
+SEC("?iter/task_file")
+int tt_remember(struct bpf_iter__task_file *ctx)
+{
+	struct sock *sk = sock_of_file(ctx->file);
+
+	if (sk)
+		remember(sk);
 	return 0;
 }
 

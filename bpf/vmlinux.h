@@ -33,6 +33,7 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
+	BPF_MAP_TYPE_SK_STORAGE = 24,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
@@ -49,6 +50,10 @@ enum {
 
 enum {
 	BPF_F_NO_PREALLOC = 1U << 0,
+};
+
+enum {
+	BPF_SK_STORAGE_GET_F_CREATE = 1U << 0,
 };
 
 enum {

@@ -4,8 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
+use tcptracer_client::time::timestamp;
 use tcptracer_event::printable;
-use tcptracer_proto::v1::{LossSource, Lost, NodeStatus};
+use tcptracer_proto::v1::{LossSource, Lost, NodeStatus, Paused};
 
 use crate::exit::{Code, explained, is_usage, say};
 use crate::plan::Plan;
@@ -23,6 +25,16 @@ pub struct Subject {
     pub waits: bool,
 }
 
+/// Times in which an agent traced nothing, one after the other.
+#[derive(Debug)]
+struct Pauses {
+    count: usize,
+    /// Of the first.
+    from: Option<Timestamp>,
+    /// Of the last.
+    to: Option<Timestamp>,
+}
+
 /// What could not be shown.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -31,6 +43,12 @@ pub struct Report {
     heard: bool,
     /// Node → source → count.
     lost: BTreeMap<String, BTreeMap<&'static str, u64>>,
+    /// Node → when its agent traced nothing, as far as that has not been said yet.
+    pauses: BTreeMap<String, Pauses>,
+    /// Nodes whose agents traced nothing for a part of what was asked for.
+    untraced: BTreeSet<String>,
+    /// Nodes whose agents have begun to trace for us, as far as that has not been said yet.
+    woken: BTreeSet<String>,
     /// Nodes whose agents do not answer now.
     silent: BTreeSet<String>,
     /// Nodes that have not been heard at some time.
@@ -161,6 +179,49 @@ impl Report {
             .or_default() += lost.count;
     }
 
+    /// An agent traced nothing for some time. `asked`: what happened then was asked for.
+    pub fn paused(&mut self, node: &str, pause: Paused, asked: bool) {
+        if !asked {
+            self.woken.insert(node.into());
+            return;
+        }
+        self.untraced.insert(node.into());
+        let [from, to] = [pause.from, pause.to].map(|time| time.and_then(timestamp));
+        let pauses = self
+            .pauses
+            .entry(node.into())
+            .or_insert(Pauses { count: 0, from, to });
+        pauses.count += 1;
+        pauses.to = to;
+    }
+
+    /// An agent has said all of the past that it has to say.
+    pub fn caught_up(&mut self, node: &str) {
+        let Some(Pauses { count, from, to }) = self.pauses.remove(node) else {
+            return;
+        };
+        let [from, to] = [from, to].map(|time| time.map_or("now".into(), second));
+        say(&match count {
+            1 => format!("{node} traced nothing from {from} to {to}: no client was subscribed"),
+            _ => format!(
+                "{node} traced nothing in {count} periods between {from} and {to}: no client was subscribed"
+            ),
+        });
+    }
+
+    /// All agents have said what they have to say of the past.
+    pub fn all_caught_up(&mut self) {
+        let woken: Vec<_> = std::mem::take(&mut self.woken).into_iter().collect();
+        let nodes = match woken.as_slice() {
+            [] => return,
+            [node] => node.clone(),
+            [first, .., last] => format!("{} nodes ({first} to {last})", woken.len()),
+        };
+        say(&format!(
+            "tracing starts now on {nodes}: no client was subscribed before"
+        ));
+    }
+
     /// There is nothing in the past that was asked for. That nothing has happened is only one reason.
     pub fn nothing_remembered(&self) {
         if self.heard {
@@ -189,7 +250,11 @@ impl Report {
     }
 
     /// The end of a watch.
-    pub fn summary(&self) -> Code {
+    pub fn summary(&mut self) -> Code {
+        // Of those who were not heard to the end.
+        for node in self.pauses.keys().cloned().collect::<Vec<_>>() {
+            self.caught_up(&node);
+        }
         for (node, lost) in &self.lost {
             let counts: Vec<_> = lost
                 .iter()
@@ -200,6 +265,7 @@ impl Report {
         for (nodes, what) in [
             (&self.unheard, "not heard all the time"),
             (&self.restarted, "with an agent that has started again"),
+            (&self.untraced, "not traced all the time"),
         ] {
             if !nodes.is_empty() {
                 let names: Vec<_> = nodes.iter().map(String::as_str).collect();
@@ -220,6 +286,7 @@ impl Report {
         let complete = self.lost.is_empty()
             && self.unheard.is_empty()
             && self.restarted.is_empty()
+            && self.untraced.is_empty()
             && !self.agentless
             && self.beyond == 0;
         if !self.heard && (self.no_agents || !self.unheard.is_empty()) {
@@ -230,6 +297,14 @@ impl Report {
             Code::Incomplete
         }
     }
+}
+
+/// To the second.
+fn second(time: Timestamp) -> String {
+    let second = TimestampRound::new()
+        .smallest(Unit::Second)
+        .mode(RoundMode::Trunc);
+    time.round(second).unwrap_or(time).to_string()
 }
 
 fn lost_what(source: LossSource) -> &'static str {

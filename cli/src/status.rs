@@ -30,6 +30,9 @@ struct Info {
     pods: Pods,
     containers: u32,
     subscribers: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paused_since: Option<Timestamp>,
+    paused_seconds: u64,
     lost: Vec<Lost>,
     filter_maps: Vec<FilterMap>,
 }
@@ -127,6 +130,10 @@ impl From<GetServerInfoResponse> for Info {
             },
             containers: info.containers,
             subscribers: info.subscribers,
+            paused_since: info.paused_since.and_then(timestamp),
+            paused_seconds: info
+                .paused_for
+                .map_or(0, |paused| paused.seconds.try_into().unwrap_or(0)),
             lost: info
                 .lost
                 .iter()
@@ -157,7 +164,10 @@ const COLUMNS: [Column; 10] = [
     ("KERNEL", |info| info.kernel.clone()),
     ("HOOKS", |info| {
         let attached = info.hooks.iter().filter(|hook| hook.attached).count();
-        format!("{attached}/{}", info.hooks.len())
+        match info.paused_since {
+            Some(_) => "idle".into(),
+            None => format!("{attached}/{}", info.hooks.len()),
+        }
     }),
     ("PODS", |info| info.pods.known.to_string()),
     ("CONTAINERS", |info| info.containers.to_string()),

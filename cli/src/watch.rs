@@ -260,6 +260,7 @@ impl State {
                     self.merge.remove(source);
                 }
                 News::Lost { node, lost } => self.report.lost(&node, lost),
+                News::Paused { node, pause, asked } => self.report.paused(&node, pause, asked),
                 _ => {}
             }
             return Ok(());
@@ -276,7 +277,13 @@ impl State {
                 self.report.connected(&session.node, restarted);
             }
             News::Lost { node, lost } => self.report.lost(&node, lost),
-            News::Status(status) => self.report.status(&session.node, &status),
+            News::Paused { node, pause, asked } => self.report.paused(&node, pause, asked),
+            News::Status(status) => {
+                self.report.status(&session.node, &status);
+                if status.live {
+                    self.report.caught_up(&session.node);
+                }
+            }
             News::CaughtUp => session.caught_up = true,
             News::Broken(e) if self.watching.single && !self.report.is_heard() => {
                 let at = &self.watching.question.dialer.way;
@@ -311,8 +318,11 @@ impl State {
     }
 
     fn look_whether_all_have_caught_up(&mut self) {
-        if self.merge.is_gathering() && self.sessions.values().all(|s| s.caught_up) {
-            self.merge.caught_up();
+        if self.sessions.values().all(|s| s.caught_up) {
+            self.report.all_caught_up();
+            if self.merge.is_gathering() {
+                self.merge.caught_up();
+            }
         }
     }
 

@@ -129,6 +129,14 @@ fn take(Heard { source, news }: Heard<Named>, merge: &mut Merge<Named>) {
         News::Lost { node, lost } => {
             eprintln!("{node}: {} lost ({:?})", lost.count, lost.source());
         }
+        News::Paused { node, asked, .. } => {
+            // Otherwise the stream only begins where tracing does.
+            if asked {
+                eprintln!(
+                    "{node}: nothing was traced for some time before, as no client was subscribed"
+                );
+            }
+        }
         News::Status(status) => {
             for shortcoming in &status.shortcomings {
                 eprintln!("not seen: {}", printable(shortcoming));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tcptracer_event::printable;
 use tcptracer_proto::v1::watch_response::Message;
 use tcptracer_proto::v1::{
-    EndWatchRequest, Event, Lost, NodeStatus, Position, WatchRequest, WatchResponse,
+    EndWatchRequest, Event, Lost, NodeStatus, Paused, Position, WatchRequest, WatchResponse,
     watch_request::History,
 };
 use tokio::sync::{mpsc, watch};
@@ -44,6 +44,15 @@ pub enum News<T> {
         node: String,
         /// What.
         lost: Lost,
+    },
+    /// Nothing was traced for some time.
+    Paused {
+        /// The node as it calls itself.
+        node: String,
+        /// When.
+        pause: Paused,
+        /// All of the past was asked for, or all since the stream broke: so something may be missing here.
+        asked: bool,
     },
     /// The node's state.
     Status(NodeStatus),
@@ -92,6 +101,7 @@ pub async fn run<W: Way, T>(
         convert,
         end,
         position: None,
+        gapless: false,
         caught_up: false,
         worked: false,
         to,
@@ -166,6 +176,8 @@ struct Session<W, C, T> {
     end: CancellationToken,
     /// Behind what was received last.
     position: Option<Position>,
+    /// The stream is to show all from some time on.
+    gapless: bool,
     caught_up: bool,
     /// The agent has answered, this time.
     worked: bool,
@@ -174,7 +186,8 @@ struct Session<W, C, T> {
 
 impl<W: Way, T, C: Fn(&str, Event) -> T> Session<W, C, T> {
     async fn follow(&mut self, target: &W::Target) -> Result<(), Trouble> {
-        let connected = self.end.run_until_cancelled(self.connect(target)).await;
+        let end = self.end.clone();
+        let connected = end.run_until_cancelled(self.connect(target)).await;
         // What ends before it has begun has missed nothing.
         let Some(connected) = connected else {
             return Ok(());
@@ -186,11 +199,13 @@ impl<W: Way, T, C: Fn(&str, Event) -> T> Session<W, C, T> {
         }
     }
 
-    async fn connect(&self, target: &W::Target) -> Result<(Stream, Tunnel), Error> {
+    async fn connect(&mut self, target: &W::Target) -> Result<(Stream, Tunnel), Error> {
         let dialer = &self.question.dialer;
         let Connection { mut agent, tunnel } = dialer.dial(target).await?;
         let id = fresh_id();
         let request = self.request(id.clone());
+        let history = request.history;
+        self.gapless = matches!(history, Some(History::Since(_) | History::Resume(_)));
         let ask = async { Ok(agent.watch(request).await?.into_inner()) };
         let responses = dialer.within(tunnel.guard(ask)).await?;
         let stream = Stream {
@@ -282,6 +297,15 @@ impl<W: Way, T, C: Fn(&str, Event) -> T> Session<W, C, T> {
                 self.position = lost.position.or(self.position);
                 let node = printable(&node).into_owned();
                 self.tell(News::Lost { node, lost }).await
+            }
+            Some(Message::Paused(pause)) => {
+                self.position = pause.position.or(self.position);
+                let news = News::Paused {
+                    node: printable(&node).into_owned(),
+                    pause,
+                    asked: self.gapless,
+                };
+                self.tell(news).await
             }
             Some(Message::Status(status)) => self.take_status(epoch, status).await,
             Some(Message::Events(batch)) => {

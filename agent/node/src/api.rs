@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -12,7 +13,7 @@ use tcptracer_proto::v1;
 use thiserror::Error;
 
 use crate::filter::{Filter, MAX_FILTERS, Matcher, Scope, What, Whose};
-use crate::hub::{Loss, Position, Status};
+use crate::hub::{Loss, Pause, Position, Status};
 use crate::identity::{Attribution, Evidence, Names};
 use crate::kube::Workload;
 use crate::report::MapUse;
@@ -207,14 +208,16 @@ fn message(
         errno: event.errno.into(),
         errno_inferred: event.errno_inferred,
         first_fin: event.first_fin.map(|t| timestamp(clock.at(t))),
-        duration: event.duration().map(duration),
+        duration: event
+            .duration()
+            .map(|took| duration(Duration::from_nanos(took))),
         counters: event.counters.map(|c| v1::Counters {
             bytes_sent: c.bytes_sent,
             bytes_received: c.bytes_received,
             segments_sent: c.segments_sent,
             segments_received: c.segments_received,
             retransmits: c.retransmits,
-            srtt: (c.srtt_us != 0).then(|| duration(Nanos::from(c.srtt_us) * 1000)),
+            srtt: (c.srtt_us != 0).then(|| duration(Duration::from_micros(c.srtt_us.into()))),
         }),
     }
 }
@@ -320,6 +323,24 @@ pub fn lost(loss: Loss) -> v1::Lost {
     }
 }
 
+/// A pause as it is told.
+pub fn paused(pause: Pause, behind: v1::Position) -> v1::Paused {
+    v1::Paused {
+        from: Some(timestamp(pause.from)),
+        to: pause.to.map(timestamp),
+        position: Some(behind),
+    }
+}
+
+/// A place in the stream of this run.
+pub fn position(at: Position, epoch: u64) -> v1::Position {
+    v1::Position {
+        epoch,
+        sequence: at.sequence,
+        lost: at.lost,
+    }
+}
+
 /// A filter map as it is told.
 pub fn filter_map(map: MapUse) -> v1::FilterMap {
     v1::FilterMap {
@@ -350,10 +371,11 @@ pub fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     }
 }
 
-fn duration(nanos: Nanos) -> prost_types::Duration {
+/// A time that something took.
+pub fn duration(time: Duration) -> prost_types::Duration {
     prost_types::Duration {
-        seconds: (nanos / 1_000_000_000) as i64,
-        nanos: (nanos % 1_000_000_000) as i32,
+        seconds: time.as_secs() as i64,
+        nanos: time.subsec_nanos() as i32,
     }
 }
 

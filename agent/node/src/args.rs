@@ -183,6 +183,16 @@ pub struct Args {
     #[arg(long, env = "TCPTRACER_RECORD", value_parser = BoolishValueParser::new())]
     pub record: bool,
 
+    /// Seconds after which the agent detaches the hooks that no client needs any more
+    #[arg(
+        long,
+        env = "TCPTRACER_DETACH_AFTER",
+        value_name = "SECONDS",
+        default_value_t = 60,
+        value_parser = clap::value_parser!(u32).range(0..=86_400)
+    )]
+    pub detach_after: u32,
+
     /// Events to keep for a subscriber that is slow, before it loses some
     #[arg(
         long,

@@ -23,6 +23,7 @@ use tracing::warn;
 use crate::metrics::Metrics;
 use crate::newest::Newest;
 use crate::node::Handle;
+use crate::report::Report;
 
 /// Connections at a time.
 const CONNECTIONS: usize = 64;
@@ -83,11 +84,21 @@ async fn livez(State(shared): State<Shared>) -> Response {
     }
 }
 
-/// Ready once the programs are attached, which they are before this listens, and the pods have been
+/// Ready once the programs have been attached, which they are before this listens, and the pods have been
 /// known: if their source goes away later, what is known still serves.
 async fn readyz(State(shared): State<Shared>) -> Response {
     match shared.node.report().await {
-        Some(report) if report.status.pods_synced => "ok\n".into_response(),
+        Some(Report {
+            attach_error: Some(why),
+            ..
+        }) => {
+            let text = format!("cannot attach the hooks: {why}\n");
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
+        Some(report) if report.status.pods_synced => match report.paused_since {
+            None => "ok\n".into_response(),
+            Some(_) => "ok: idle until a client subscribes\n".into_response(),
+        },
         Some(report) => {
             let why = report.status.pods_error.as_deref();
             let why = why.unwrap_or("their source has not answered yet");

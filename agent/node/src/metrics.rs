@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -65,6 +66,9 @@ pub struct Metrics {
     cgroups: Gauge,
     history: Gauge,
     pods_synced: Gauge,
+    idle: Gauge,
+    paused: Seconds,
+    attach_errors: Counter,
     run_time: Family<HookLabel, Seconds>,
     runs: Family<HookLabel, Counter>,
 }
@@ -92,6 +96,13 @@ impl Metrics {
             Unit::Seconds,
             run_time.clone(),
         );
+        let paused = Seconds::default();
+        registry.register_with_unit(
+            "paused",
+            "How long nothing was traced because no client was subscribed",
+            Unit::Seconds,
+            paused.clone(),
+        );
         Self {
             pods_counted: by_pod.then(Mutex::default),
             events: register!("events", "Events of this node that the kernel let pass"),
@@ -116,6 +127,15 @@ impl Metrics {
             pods_synced: register!(
                 "pods_synced",
                 "1 if the pods are known and their source answers"
+            ),
+            idle: register!(
+                "idle",
+                "1 while nothing is traced because no client is subscribed"
+            ),
+            paused,
+            attach_errors: register!(
+                "attach_errors",
+                "Times the hooks could not be attached when a client needed them"
             ),
             runs: register!(
                 "bpf_runs",
@@ -202,6 +222,11 @@ impl Metrics {
         self.map_errors.inc_by(errors as u64);
     }
 
+    /// Counts a failure to attach the hooks.
+    pub fn count_attach_error(&self) {
+        self.attach_errors.inc();
+    }
+
     /// Counts a connection that was closed because too many were open.
     pub fn count_refused_connection(&self) {
         self.refused_connections.inc();
@@ -218,6 +243,13 @@ impl Metrics {
         set(&self.cgroups, report.sizes.cgroups);
         set(&self.history, report.history);
         set(&self.pods_synced, usize::from(report.is_synced()));
+        set(&self.idle, usize::from(report.paused_since.is_some()));
+        // Counters of f64 keep their bits. The node's task and the kernel count.
+        let store = |seconds: &Seconds, value: Duration| {
+            let bits = value.as_secs_f64().to_bits();
+            seconds.inner().store(bits, Ordering::Relaxed);
+        };
+        store(&self.paused, report.paused_for);
         for map in &report.maps {
             let label = MapLabel {
                 map: map.name.clone(),
@@ -227,10 +259,7 @@ impl Metrics {
         }
         for program in programs {
             let label = HookLabel { hook: program.hook };
-            // The kernel counts; a counter of f64 keeps its bits.
-            let seconds = program.run_time.as_secs_f64().to_bits();
-            let run_time = self.run_time.get_or_create(&label);
-            run_time.inner().store(seconds, Ordering::Relaxed);
+            store(&self.run_time.get_or_create(&label), program.run_time);
             let runs = self.runs.get_or_create(&label);
             runs.inner().store(program.runs, Ordering::Relaxed);
         }
@@ -248,8 +277,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tcptracer_event::Kind;
 
     use super::*;
@@ -263,6 +290,9 @@ mod tests {
             status: Status::default(),
             sequence: 0,
             subscribers: 0,
+            paused_since: None,
+            paused_for: Duration::from_millis(2500),
+            attach_error: None,
             history: 0,
             pods: 0,
             sizes: Sizes::default(),
@@ -301,6 +331,13 @@ mod tests {
             "tcptracer_bpf_runs_total{hook=\"fentry/security_sock_graft\"} 7",
         ];
         assert_eq!(lines(&metrics, "bpf_runs"), expected);
+        let expected = [
+            "# HELP tcptracer_paused_seconds How long nothing was traced because no client was subscribed.",
+            "# TYPE tcptracer_paused_seconds counter",
+            "# UNIT tcptracer_paused_seconds seconds",
+            "tcptracer_paused_seconds_total 2.5",
+        ];
+        assert_eq!(lines(&metrics, "paused"), expected);
         let version = env!("CARGO_PKG_VERSION");
         let info = format!("tcptracer_build_info{{version=\"{version}\"}} 1");
         assert_eq!(lines(&metrics, "tcptracer_build_info"), [info]);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::hub::{Loss, Status};
 use crate::identity::Sizes;
+use jiff::Timestamp;
 
 /// What a program has cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,12 @@ pub struct Report {
     pub sequence: u64,
     /// Open streams.
     pub subscribers: usize,
+    /// Since when nothing is traced for want of subscribers, if that is so.
+    pub paused_since: Option<Timestamp>,
+    /// How long that was so since the start.
+    pub paused_for: Duration,
+    /// Why the hooks could not be attached when somebody subscribed.
+    pub attach_error: Option<String>,
     /// Events in the history.
     pub history: usize,
     /// Pods that exist.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use rustix::system::uname;
-use tcptracer::bpf::{self, Consumer, Filter, NoRoom, PinDir, Plan, Tracer};
+use tcptracer::bpf::{self, Consumer, Demand, Filter, NoRoom, PinDir, Plan, Tracer};
 use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -150,6 +150,11 @@ fn start_node(
         // Nobody is left to miss it.
         Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
     });
+    // What is recorded has to be seen, whoever asks.
+    let attached = match args.record {
+        true => Demand::Connections,
+        false => Demand::Nothing,
+    };
     let config = bpf::Config {
         filter: Filter {
             cgroup_map: Some(maps.cgroups().path().into()),
@@ -159,12 +164,13 @@ fn start_node(
             ..Filter::default()
         },
         failed: true,
+        on_demand: Some(attached),
         cgroups: Some(hierarchy.number()?),
         max_connections: args.max_connections,
         ..bpf::Config::default()
     };
     let tracer = Tracer::start_with(config, consumer)?;
-    let (flusher, verdicts) = (tracer.flusher(), tracer.verdicts());
+    let (flush, attach, verdicts) = (tracer.control(), tracer.control(), tracer.verdicts());
     // After the tracer, which tells of what comes later.
     let mut index = Index::new(hierarchy.is_whole());
     let mut containers = Containers::new(hierarchy, args.places.proc.clone());
@@ -180,7 +186,10 @@ fn start_node(
         labels: args.pod_labels.clone(),
         shortcomings: shortcomings(tracer.plan(), &args.places.proc),
         wanted: Arc::clone(wanted),
-        flush: Box::new(move || flusher.ask()),
+        flush: Box::new(move || flush.flush()),
+        attach: Box::new(move |demand| attach.attach(demand)),
+        attached,
+        keep_attached: Duration::from_secs(args.detach_after.into()),
         forget_verdicts: Box::new(move || verdicts.forget()),
         record: args.record.then(all_pods),
     });

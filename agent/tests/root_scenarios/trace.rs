@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use tcptracer::bpf::{Config, Filter, Message, Plan, Tracer};
+use tcptracer::bpf::{Config, Demand, Filter, Message, Plan, Tracer};
 use tcptracer_event::{CgroupChange, Event, Kind, Losses, Reason, Role, Source};
 use tcptracer_testing::{Actor, DEADLINE, Netns};
 
@@ -25,8 +25,9 @@ pub struct Said {
     /// Cgroups that came and went, and how many events had been said before.
     pub cgroups: Vec<(CgroupChange, usize)>,
     pub losses: Losses,
-    /// The last ask for a flush that was answered.
+    /// The last ask for a flush that was answered, and the last for hooks.
     flushed: u64,
+    hooks: u64,
 }
 
 impl Trace {
@@ -45,6 +46,17 @@ impl Trace {
         Self::with(Config {
             filter: of(netns),
             failed: true,
+            ..Config::default()
+        })
+    }
+
+    /// The same, with hooks that are attached for connections at the start and may be detached.
+    #[track_caller]
+    pub fn on_demand_of(netns: &Netns) -> Self {
+        Self::with(Config {
+            filter: of(netns),
+            failed: true,
+            on_demand: Some(Demand::Connections),
             ..Config::default()
         })
     }
@@ -155,12 +167,23 @@ impl Trace {
     /// What it has said by the answer to an ask for a flush.
     #[track_caller]
     pub fn flush(&mut self) -> &Said {
-        let asked = self.tracer.flusher().ask();
+        let asked = self.tracer.control().flush();
         let deadline = Instant::now() + DEADLINE;
         while self.said.flushed < asked {
             self.receive("a flush", deadline);
         }
         &self.said
+    }
+
+    /// Has what this takes attached, and nothing else; returns how long that takes.
+    #[track_caller]
+    pub fn attach(&mut self, demand: Demand) -> Duration {
+        let start = Instant::now();
+        let asked = self.tracer.control().attach(demand);
+        while self.said.hooks < asked {
+            self.receive("the hooks", start + DEADLINE);
+        }
+        start.elapsed()
     }
 
     /// Waits for `count` events, as long as some keep coming; then stops, and takes what is said
@@ -224,6 +247,8 @@ impl Said {
             Message::Cgroup(change) => self.cgroups.push((change, self.events.len())),
             Message::Lost(losses) => self.losses = losses,
             Message::Lacks(what, why) => panic!("{what}: {why}"),
+            Message::Hooks(_, Err(why)) => panic!("{why}"),
+            Message::Hooks(asked, Ok(())) => self.hooks = asked,
             Message::Flushed(asked) => self.flushed = asked,
         }
     }

@@ -32,6 +32,18 @@ pub struct Filter {
     pub keep_verdicts: bool,
 }
 
+/// What hooks are attached for. Each includes those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Demand {
+    /// Cgroups that come and go, if those are to be reported; nothing that connections or system calls pass.
+    #[default]
+    Nothing,
+    /// Connections.
+    Connections,
+    /// Connects that fail as well, before a SYN is sent.
+    Failures,
+}
+
 /// Everything the tracer is started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -43,6 +55,9 @@ pub struct Config {
     pub existing: bool,
     /// Report the cgroups of this hierarchy that come and go. v2 is number 0.
     pub cgroups: Option<u32>,
+    /// After the start have only those hooks attached that this takes and, later, that
+    /// [`Control::attach`](super::Control::attach) asks for. Without it all that are used stay attached.
+    pub on_demand: Option<Demand>,
     /// Size of the ring in bytes, a power of two and a multiple of the page size.
     pub ring_bytes: u32,
     /// How many connections can be followed at a time. Memory for all of them is taken at the
@@ -57,9 +72,20 @@ impl Default for Config {
             failed: false,
             existing: false,
             cgroups: None,
+            on_demand: None,
             // At 232 bytes a record: half a second of 70,000 events a second.
             ring_bytes: 8 << 20,
             max_connections: 65_536,
+        }
+    }
+}
+
+impl Config {
+    /// What is wanted of the kernel as long as somebody wants anything.
+    pub(super) fn demand(&self) -> Demand {
+        match self.failed {
+            true => Demand::Failures,
+            false => Demand::Connections,
         }
     }
 }

@@ -1,8 +1,8 @@
 /*!
 A running tracer: the ring thread, from start to stop.
 
-The ring thread owns the loaded object, the ring and the counters from load to drop, so that links
-never outlive it. It never blocks on anything but the ring, and never panics: a panic in a ring
+The ring thread owns the loaded object, the ring and the counters from load to drop, and so the links
+([`super::attachment`]). It never blocks on anything but the ring, and never panics: a panic in a ring
 callback would abort the process. What its consumer is too slow to take is dropped and counted.
 
 The reader costs nothing while nothing happens: it says that it is about to block, and the next
@@ -20,15 +20,16 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use libbpf_rs::{Link, MapCore, MapFlags, RingBuffer, RingBufferBuilder};
+use libbpf_rs::{MapCore, MapFlags, RingBuffer, RingBufferBuilder};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tcptracer_event::{CgroupChange, Event, Kind, Losses, Source};
 
+use super::attachment::{Attachment, Found};
 use super::config::Config;
 use super::connections::Connections;
-use super::control::{Asks, Flusher};
-use super::hooks::{Group, Shortcoming};
-use super::load::{attach, load, snapshot};
+use super::control::{Asks, Control, HooksAsk};
+use super::hooks::{Place, Shortcoming};
+use super::load::load;
 use super::plan::Plan;
 use super::programs::{self, Program};
 use super::skel::TcptracerSkel;
@@ -64,6 +65,9 @@ pub enum Message {
     Cgroup(CgroupChange),
     /// What the plan had is missing from now on, for this reason.
     Lacks(Shortcoming, String),
+    /// What the ask for hooks of this number asked for has been done: what is open is followed, what nobody asks for is
+    /// detached. Or why not; then what was attached before still is, and nothing else.
+    Hooks(u64, Result<(), String>),
     /// So many asks for a flush have been answered: what the kernel had reported by the last of them has been said, and
     /// what had been lost.
     Flushed(u64),
@@ -83,7 +87,7 @@ pub struct Tracer {
     connections: Connections,
     verdicts: Verdicts,
     programs: Arc<[Program]>,
-    flusher: Flusher,
+    control: Control,
     thread: Option<JoinHandle<Losses>>,
 }
 
@@ -102,7 +106,8 @@ impl Tracer {
 
     /// Loads, attaches, and takes the snapshot; when it returns, every connection is followed.
     pub fn start_with(config: Config, consumer: Consumer) -> Result<Self> {
-        let (flusher, asks) = Asks::new().context("cannot make a socket pair")?;
+        let (control, asks) =
+            Asks::new(config.on_demand.unwrap_or_default()).context("cannot make a socket pair")?;
         let (ready_sender, ready) = mpsc::sync_channel(1);
         let thread = thread::Builder::new()
             .name("tt-ring".into())
@@ -117,7 +122,7 @@ impl Tracer {
             connections: ready.connections,
             verdicts: ready.verdicts,
             programs: ready.programs,
-            flusher,
+            control,
             thread: Some(thread),
         })
     }
@@ -142,9 +147,9 @@ impl Tracer {
         &self.plan
     }
 
-    /// To ask for what the kernel has reported.
-    pub fn flusher(&self) -> Flusher {
-        self.flusher.clone()
+    /// To ask for what the kernel has reported, and for hooks.
+    pub fn control(&self) -> Control {
+        self.control.clone()
     }
 
     /// Detaches, hands over what is still in the ring, and says what was lost in all.
@@ -153,7 +158,7 @@ impl Tracer {
     }
 
     fn join(&mut self) -> Losses {
-        self.flusher.stop();
+        self.control.stop();
         self.thread
             .take()
             .and_then(|t| t.join().ok())
@@ -207,15 +212,11 @@ fn ring_thread(
     };
     // The ring's callback and the loop take turns, so neither finds it borrowed.
     let outlet = RefCell::new(Outlet::new(consumer));
-    let begun = begin(&skel, &plan, config, &outlet).and_then(|(ring, links)| {
-        let undecodable = Arc::clone(&outlet.borrow().undecodable);
-        Ok((ring, links, Ready::new(&skel, plan, config, undecodable)?))
-    });
-    match begun {
-        Ok((ring, links, started)) => {
+    match begin(&skel, plan, config, &asks, &outlet) {
+        Ok((ring, hooks, started)) => {
             let report = LossReport::new(Arc::clone(&started.programs));
             let _ = ready.send(Ok(started));
-            drain_until_stopped(asks, &mut skel, &ring, links, plan, report, &outlet)
+            drain_until_stopped(asks, &mut skel, &ring, hooks, report, &outlet)
         }
         Err(e) => {
             let _ = ready.send(Err(e));
@@ -224,25 +225,81 @@ fn ring_thread(
     }
 }
 
-/// Everything that can fail between load and the first drain.
+/// Everything that can fail between load and the first drain. All hooks are attached, also those that are to be attached
+/// on demand: so it is known that they can be.
 fn begin<'a>(
     skel: &TcptracerSkel<'_>,
-    plan: &Plan,
+    plan: Plan,
     config: &Config,
+    asks: &Asks,
     outlet: &'a RefCell<Outlet>,
-) -> Result<(RingBuffer<'a>, Vec<Link>)> {
+) -> Result<(RingBuffer<'a>, Hooks, Ready)> {
+    let undecodable = Arc::clone(&outlet.borrow().undecodable);
+    let ready = Ready::new(skel, plan, config, undecodable)?;
     let ring = open_ring(skel, outlet).context("cannot open the ring")?;
-    let links = attach(skel, plan, config)?;
-    if plan.snapshot {
-        let mut outlet = outlet.borrow_mut();
-        let (events, bad) = snapshot(skel)?;
-        outlet.count_undecodable(bad);
-        for event in events {
-            outlet.put(event);
-        }
-        outlet.flush();
+    let attachment = Attachment::new(skel, plan, config, Arc::clone(&ready.programs))?;
+    let mut hooks = Hooks {
+        attachment,
+        on_demand: config.on_demand.is_some(),
+        answered: None,
+        io_uring_wanted: plan.io_uring_accept,
+    };
+    // There is nothing to detach that would have to be waited for.
+    if let Some(found) = hooks
+        .attachment
+        .follow(skel, config.demand(), &asks.waker())
+    {
+        outlet.borrow_mut().put_found(found?);
     }
-    Ok((ring, links))
+    Ok((ring, hooks, ready))
+}
+
+/// The hooks, and what has been said of them.
+struct Hooks {
+    attachment: Attachment,
+    /// They are attached as they are asked for.
+    on_demand: bool,
+    /// The last ask that was answered; unlike the asks, there is one from the start.
+    answered: Option<u64>,
+    /// That of io_uring may be attached, should it be needed.
+    io_uring_wanted: bool,
+}
+
+impl Hooks {
+    /// What is asked for, if that has not been answered.
+    fn open(&self, asks: &Asks) -> Option<HooksAsk> {
+        let ask = asks.hooks();
+        (self.on_demand && self.answered != Some(ask.number)).then_some(ask)
+    }
+
+    /// Does what is asked for, and says so.
+    fn follow(&mut self, skel: &TcptracerSkel<'_>, asks: &Asks, outlet: &mut Outlet) {
+        let Some(ask) = self.open(asks) else {
+            return;
+        };
+        let Some(followed) = self.attachment.follow(skel, ask.demand, &asks.waker()) else {
+            return;
+        };
+        outlet.unseen_accepts = 0;
+        let done = followed.map(|found| outlet.put_found(found));
+        outlet.flush();
+        let done = done.map_err(|e| format!("{e:#}"));
+        if (outlet.consumer)(Message::Hooks(ask.number, done)).is_ok() {
+            self.answered = Some(ask.number);
+        }
+    }
+
+    /// Attaches the hook of io_uring, if it is needed.
+    fn look_for_io_uring(&mut self, skel: &TcptracerSkel<'_>, outlet: &mut Outlet) {
+        if !self.io_uring_wanted || outlet.unseen_accepts < UNSEEN_ACCEPTS {
+            return;
+        }
+        outlet.unseen_accepts = 0;
+        if let Err(e) = self.attachment.attach_needed(skel, Place::IoUring) {
+            self.io_uring_wanted = false;
+            outlet.lacks(Shortcoming::IoUringAccepts, &e);
+        }
+    }
 }
 
 /// Where decoded events leave the ring thread, in batches, without ever blocking.
@@ -288,6 +345,14 @@ impl Outlet {
         }
     }
 
+    /// What a snapshot has found.
+    fn put_found(&mut self, (events, bad): Found) {
+        self.count_undecodable(bad);
+        for event in events {
+            self.put(event);
+        }
+    }
+
     /// In its place among the events. One that gets lost is counted: who keeps track has to look for itself then.
     fn put_cgroup(&mut self, change: CgroupChange) {
         self.flush();
@@ -297,8 +362,8 @@ impl Outlet {
     }
 
     /// Should there be no room, the hook's own state says it still.
-    fn lacks(&mut self, what: Shortcoming, why: &libbpf_rs::Error) {
-        let _ = (self.consumer)(Message::Lacks(what, why.to_string()));
+    fn lacks(&mut self, what: Shortcoming, why: &anyhow::Error) {
+        let _ = (self.consumer)(Message::Lacks(what, format!("{why:#}")));
     }
 
     fn flush(&mut self) {
@@ -411,31 +476,23 @@ fn drain_until_stopped(
     mut asks: Asks,
     skel: &mut TcptracerSkel<'_>,
     ring: &RingBuffer<'_>,
-    mut links: Vec<Link>,
-    plan: Plan,
+    mut hooks: Hooks,
     mut report: LossReport,
     outlet: &RefCell<Outlet>,
 ) -> Losses {
-    let mut io_uring_wanted = plan.io_uring_accept;
-
     loop {
         let drained = ring.consume_raw() > 0;
         let mut out = outlet.borrow_mut();
         out.flush();
-        if io_uring_wanted && out.unseen_accepts >= UNSEEN_ACCEPTS {
-            io_uring_wanted = false;
-            match programs::attach_now(skel, &report.programs, Group::IoUring) {
-                Ok(more) => links.extend(more),
-                Err(e) => out.lacks(Shortcoming::IoUringAccepts, &e),
-            }
-        }
+        hooks.look_for_io_uring(skel, &mut out);
+        hooks.follow(skel, &asks, &mut out);
         if drained {
             report.events_came();
         }
         report.look_if_due(skel, &mut out);
         answer(&mut asks, skel, &mut report, &mut out);
         drop(out);
-        if drained || asks.open().is_some() {
+        if drained || asks.open().is_some() || hooks.open(&asks).is_some() {
             if is_ready(asks.as_fd(), &[], Some(DRAIN_INTERVAL)) && asks.take() {
                 break;
             }
@@ -454,7 +511,7 @@ fn drain_until_stopped(
         }
         set_parked(skel, false);
     }
-    drop(links);
+    drop(hooks);
     ring.consume_raw();
     let mut out = outlet.borrow_mut();
     out.flush();

@@ -8,6 +8,7 @@ The groups of this table say what belongs together. Whether a group is used on t
 use libbpf_rs::{OpenProgramMut, ProgramMut};
 use thiserror::Error;
 
+use super::config::Demand;
 use super::skel::{OpenTcptracerProgs, TcptracerProgs};
 
 /// How a program is tied to its place.
@@ -228,6 +229,11 @@ hooks! {
         SeedConnections: Iter "task_file of connections" => tt_seed_connections,
             lost: Some(Shortcoming::OlderConnections);
     }
+    /// What stays of connections while no hook is attached.
+    Memory {
+        /// What is open, and the sockets that were connected.
+        Remember: Iter "task_file of connections to remember" => tt_remember;
+    }
     /// Cgroups that come and go.
     Cgroups {
         /// Those that are made.
@@ -248,6 +254,15 @@ impl Group {
     /// Its hooks, in the order of the table.
     pub fn hooks(self) -> impl Iterator<Item = &'static Hook> {
         HOOKS.iter().filter(move |hook| hook.group == self)
+    }
+
+    /// What they are attached for.
+    pub(super) const fn demand(self) -> Demand {
+        match self {
+            Self::Cgroups => Demand::Nothing,
+            Self::Refusals | Self::Connects => Demand::Failures,
+            _ => Demand::Connections,
+        }
     }
 
     /// What they are on, as a sentence names several.

@@ -1,5 +1,5 @@
 /*!
-From a configuration to loaded and attached programs, and the snapshot of what was there before.
+From a configuration to loaded programs, and what those find that are iterators: the snapshot of what is there.
 */
 
 use std::io::{self, Read};
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle, OpenMapMut, OpenObject};
+use libbpf_rs::{Iter, MapCore, MapFlags, MapHandle, OpenMapMut, OpenObject};
 use tcptracer_event::Event;
 
 use super::config::{Config, Family};
@@ -45,6 +45,9 @@ pub fn load<'o>(
             )
         })?;
     let filter = &config.filter;
+    skel.maps
+        .memories
+        .set_autocreate(plan.when(Group::Memory, config) != When::Never)?;
     let cgroups = open_filter(&mut skel.maps.cgroupmap, "--cgroupmap", &filter.cgroup_map)?;
     let mounts = open_filter(&mut skel.maps.mntnsmap, "--mntnsmap", &filter.mntns_map)?;
     let skel = skel.load().with_context(|| {
@@ -113,35 +116,29 @@ fn set_config(skel: &mut OpenTcptracerSkel<'_>, config: &Config, plan: &Plan) ->
     to.hierarchy = config.cgroups.unwrap_or(0);
     to.either = filter.either_map.into();
     to.keep_verdicts = filter.keep_verdicts.into();
+    to.remembers = (plan.when(Group::Memory, config) != When::Never).into();
     Ok(())
-}
-
-/// Attaches what the plan has, the state machine last: whatever it reports, the other hooks see.
-pub fn attach(skel: &TcptracerSkel<'_>, plan: &Plan, config: &Config) -> Result<Vec<Link>> {
-    HOOKS
-        .iter()
-        .rev()
-        .filter(|hook| plan.when(hook.group, config) == When::Start)
-        .map(|hook| {
-            (hook.loaded)(&skel.progs)
-                .attach()
-                .with_context(|| format!("cannot attach to {}", hook.name))
-        })
-        .collect()
 }
 
 /// Seeds the state with what is open already; returns the connections the user asked to see, and how many of them
 /// could not be decoded.
 pub fn snapshot(skel: &TcptracerSkel<'_>) -> Result<(Vec<Event>, u64)> {
-    let mut bytes = Vec::new();
-
-    for hook in Group::Snapshot.hooks() {
-        let prog = (hook.loaded)(&skel.progs);
-        let link = prog.attach().context("cannot attach the snapshot")?;
-        let mut iter = Iter::new(&link).context("cannot start the snapshot")?;
-        read_all(&mut iter, &mut bytes).context("cannot take the snapshot")?;
-    }
+    let bytes = iterate(skel, Group::Snapshot).context("cannot take the snapshot")?;
     Ok(wire::decode_events(&bytes))
+}
+
+/// Runs the programs of a group of iterators, one after the other; returns what they have written.
+pub fn iterate(skel: &TcptracerSkel<'_>, group: Group) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for hook in group.hooks() {
+        let prog = (hook.loaded)(&skel.progs);
+        let link = prog
+            .attach()
+            .with_context(|| format!("cannot attach {}", hook.name))?;
+        let mut iter = Iter::new(&link).with_context(|| format!("cannot start {}", hook.name))?;
+        read_all(&mut iter, &mut bytes).with_context(|| format!("cannot run {}", hook.name))?;
+    }
+    Ok(bytes)
 }
 
 /// The iterator asks for another try when it has walked a million files in one read.

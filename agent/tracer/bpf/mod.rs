@@ -5,6 +5,7 @@ The kernel side seen from user space: what can be loaded, loading it, and readin
 while tracing, and what comes out is plain [`tcptracer_event`] values.
 */
 
+mod attachment;
 mod config;
 mod connections;
 mod control;
@@ -21,9 +22,9 @@ mod trial;
 mod verdicts;
 mod wire;
 
-pub use config::{Config, Family, Filter};
+pub use config::{Config, Demand, Family, Filter};
 pub use connections::Connections;
-pub use control::Flusher;
+pub use control::Control;
 pub use driver::{Consumer, Message, NoRoom, Tracer};
 pub use hooks::{Group, HOOKS, Hook, Instead, Place, Shortcoming};
 pub use pinned::{Outcome, PinDir, PinnedSet, SetOf};

@@ -97,12 +97,12 @@ impl Facts {
 pub(super) enum When {
     /// Not to load it.
     Never,
-    /// To attach it at the start.
-    Start,
+    /// To attach it as long as what it is for is asked for.
+    Asked,
     /// To load it, and attach it once it is needed.
     Needed,
-    /// To run it once, at the start.
-    Once,
+    /// To run it now and then.
+    Run,
 }
 
 /// Which programs to load and attach.
@@ -124,6 +124,8 @@ pub struct Plan {
     pub connect_calls: bool,
     /// Seed the state with the connections that are open already.
     pub snapshot: bool,
+    /// Have sockets remember their connections while nothing is attached.
+    pub memory: bool,
     /// Connections are known by the cookies of their sockets; else by ids made up.
     pub cookies: bool,
     /// Attach the state machine twice: while a task is preempted in one of the programs, the kernel
@@ -188,6 +190,7 @@ impl Plan {
         }
         let fatal_errors = facts.all_work(Group::FatalErrors);
         let refusals = facts.all_work(Group::Refusals);
+        let cookies = facts.cookies == Trial::Works;
         Ok(Self {
             grafts,
             fatal_errors,
@@ -197,7 +200,8 @@ impl Plan {
             refusals,
             connect_calls: !refusals && facts.all_work(Group::Connects),
             snapshot: facts.all_work(Group::Snapshot),
-            cookies: facts.cookies == Trial::Works,
+            memory: cookies && facts.all_work(Group::Memory),
+            cookies,
             twice: facts.preemptible_tracepoints,
         })
     }
@@ -215,6 +219,7 @@ impl Plan {
             Group::Connects => self.connect_calls,
             Group::IoUring => self.io_uring_accept,
             Group::Snapshot => self.snapshot,
+            Group::Memory => self.memory,
         }
     }
 
@@ -229,8 +234,9 @@ impl Plan {
             Group::Refusals | Group::Connects if !config.failed => When::Never,
             Group::Cgroups if config.cgroups.is_none() => When::Never,
             Group::IoUring => When::Needed,
-            Group::Snapshot => When::Once,
-            _ => When::Start,
+            Group::Memory if config.on_demand.is_none() => When::Never,
+            Group::Snapshot | Group::Memory => When::Run,
+            _ => When::Asked,
         }
     }
 
@@ -297,6 +303,7 @@ mod tests {
         refusals: true,
         connect_calls: false,
         snapshot: true,
+        memory: true,
         cookies: true,
         twice: false,
     };
@@ -482,6 +489,7 @@ mod tests {
             plan,
             Ok(Plan {
                 cookies: false,
+                memory: false,
                 ..FULL
             })
         );

@@ -2,15 +2,16 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use libbpf_rs::{Link, ProgramMut};
+use libbpf_rs::ProgramMut;
 use procfs::process::Process;
 
 use super::config::Config;
-use super::hooks::{Group, HOOKS, Hook, Place};
+use super::hooks::{Group, HOOKS, Place};
 use super::plan::{Plan, When};
 use super::skel::TcptracerSkel;
 
@@ -18,16 +19,21 @@ use super::skel::TcptracerSkel;
 #[derive(Debug)]
 pub struct Program {
     place: Place,
-    /// Whether it could be attached, or why not; nothing before it was tried.
-    attached: OnceLock<Result<(), String>>,
+    /// When it is attached, as long as it is not.
+    waits: &'static str,
+    attached: AtomicBool,
+    /// Why it could not be attached when it was needed.
+    failed: OnceLock<String>,
     fd: OwnedFd,
 }
 
 impl Program {
-    fn new(place: Place, program: &ProgramMut<'_>) -> Result<Self> {
+    fn new(place: Place, waits: &'static str, program: &ProgramMut<'_>) -> Result<Self> {
         Ok(Self {
             place,
-            attached: OnceLock::new(),
+            waits,
+            attached: AtomicBool::new(false),
+            failed: OnceLock::new(),
             fd: program
                 .as_fd()
                 .try_clone_to_owned()
@@ -40,13 +46,28 @@ impl Program {
         self.place.hook().name
     }
 
+    /// Where it is attached.
+    pub(super) fn place(&self) -> Place {
+        self.place
+    }
+
     /// Why it is not attached.
     pub fn why_not_attached(&self) -> Option<&str> {
-        match self.attached.get() {
-            None => Some("attached once it is needed"),
-            Some(Ok(())) => None,
-            Some(Err(why)) => Some(why),
+        match self.attached.load(Ordering::Relaxed) {
+            true => None,
+            false => Some(self.failed.get().map_or(self.waits, String::as_str)),
         }
+    }
+
+    /// It has been attached or detached.
+    pub(super) fn set_attached(&self, attached: bool) {
+        self.attached.store(attached, Ordering::Relaxed);
+    }
+
+    /// It could not be attached, for this reason.
+    pub(super) fn set_failed(&self, why: String) {
+        // The first reason is as good as others.
+        let _ = self.failed.set(why);
     }
 
     /// How often the kernel skipped it because it was running already. Older than 5.12 it does not say.
@@ -76,37 +97,19 @@ impl Program {
     }
 }
 
-/// The programs that are loaded to stay, without the second copies: what those skip, the first has seen. Those that the
-/// plan has attached at the start have been attached.
+/// The programs that are loaded to be attached, without the second copies: what those skip, the first has seen. None is
+/// attached yet.
 pub fn loaded(skel: &TcptracerSkel<'_>, plan: &Plan, config: &Config) -> Result<Arc<[Program]>> {
-    let when = |group| plan.when(group, config);
     HOOKS
         .iter()
         .filter(|hook| hook.group != Group::SecondCopies)
-        .filter(|hook| matches!(when(hook.group), When::Start | When::Needed))
-        .map(|hook| {
-            let program = Program::new(hook.place, (hook.loaded)(&skel.progs))?;
-            if when(hook.group) == When::Start {
-                let _ = program.attached.set(Ok(()));
-            }
-            Ok(program)
+        .filter_map(|hook| {
+            let waits = match plan.when(hook.group, config) {
+                When::Asked => "attached as long as somebody asks for what it sees",
+                When::Needed => "attached once it is needed",
+                When::Never | When::Run => return None,
+            };
+            Some(Program::new(hook.place, waits, (hook.loaded)(&skel.progs)))
         })
         .collect()
-}
-
-/// Attaches a group that is attached once it is needed.
-pub fn attach_now(
-    skel: &TcptracerSkel<'_>,
-    programs: &[Program],
-    group: Group,
-) -> libbpf_rs::Result<Vec<Link>> {
-    let attach = |hook: &Hook| {
-        let link = (hook.loaded)(&skel.progs).attach();
-        for program in programs.iter().filter(|p| p.place == hook.place) {
-            let outcome = link.as_ref().map(|_| ()).map_err(ToString::to_string);
-            let _ = program.attached.set(outcome);
-        }
-        link
-    };
-    group.hooks().map(attach).collect()
 }

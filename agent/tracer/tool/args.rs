@@ -162,6 +162,7 @@ impl Args {
             failed: self.failed,
             existing: self.existing,
             cgroups: None,
+            on_demand: None,
             ring_bytes: self.ring_size,
             max_connections: self.max_connections,
         }

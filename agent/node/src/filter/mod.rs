@@ -260,6 +260,13 @@ impl Matcher {
                 .any(|f| f.what.kinds.is_empty() && f.what.passes_connection(event))
     }
 
+    /// Whether failed connects may pass.
+    pub fn wants_failures(&self) -> bool {
+        self.allow
+            .iter()
+            .any(|f| f.what.kinds.contains(&Kind::Failed))
+    }
+
     /// Whether processes in no container may pass: then the kernel has to let everything pass.
     pub fn wants_host(&self) -> bool {
         !self.judge(&Attribution::Host).is_nothing()

@@ -8,23 +8,27 @@ An event is numbered and encoded once, and everybody gets the same bytes.
 */
 
 mod history;
+mod pauses;
 mod stream;
 mod subscriber;
 #[cfg(test)]
 mod tests;
 
-pub use stream::{Item, Loss, Past, Position, Status, Taken};
+pub use stream::{Item, Loss, Past, Pause, Position, Status, Taken};
 pub use subscriber::Subscription;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use tcptracer_event::{LossSource, Nanos};
 use tcptracer_proto::EncodedEvent;
 
 use crate::filter::Matcher;
 use crate::identity::Attributed;
 use history::{Entry, History, Published};
+use pauses::Pauses;
 use subscriber::Subscriber;
 
 /// Events in one message, at most.
@@ -42,6 +46,7 @@ pub struct Hub {
     losses: BTreeMap<LossSource, u64>,
     /// Containers for which the filter map has no room now.
     without_room: u64,
+    pauses: Pauses,
 }
 
 impl Hub {
@@ -56,6 +61,7 @@ impl Hub {
             status: Arc::default(),
             losses: BTreeMap::new(),
             without_room: 0,
+            pauses: Pauses::default(),
         }
     }
 
@@ -68,7 +74,7 @@ impl Hub {
     fn position(&self) -> Position {
         Position {
             sequence: self.sequence,
-            lost: self.losses.values().sum(),
+            lost: self.losses.values().sum::<u64>() + self.pauses.count(),
         }
     }
 
@@ -95,7 +101,8 @@ impl Hub {
     }
 
     /// Adds a subscriber, which first gets the status, what it wants of the past, and the status again, and then what
-    /// goes on being lost: the containers without room in the filter map, but for those of which the past told.
+    /// goes on being lost: the containers without room in the filter map, but for those of which the past told. Who wants
+    /// nothing of the past and has ended a pause (`woke`) is told of that.
     /// It goes when it drops its end, or is ended by its id, or at once after the past if that is all it wants.
     pub fn subscribe(
         &mut self,
@@ -103,6 +110,7 @@ impl Hub {
         matcher: Matcher,
         past: Past,
         follow: bool,
+        woke: bool,
     ) -> Result<Subscription, Taken> {
         if id.as_ref().is_some_and(|id| self.find(id).is_some()) {
             return Err(Taken);
@@ -112,6 +120,9 @@ impl Hub {
 
         subscriber.send(status(false));
         let told = self.send_past(&subscriber, past);
+        if let Some(pause) = self.pauses.last().filter(|_| woke && past == Past::None) {
+            subscriber.send(Item::Paused(pause, self.position()));
+        }
         subscriber.send(status(true));
         if follow {
             let count = self.without_room.saturating_sub(told);
@@ -172,7 +183,21 @@ impl Hub {
         }
         let mut told = 0;
         let mut batch = Vec::new();
-        for entry in self.history.entries_of(subscriber.matcher(), past) {
+        let entries = self.history.entries_of(subscriber.matcher(), past);
+        let first = entries.iter().find_map(|entry| match entry {
+            Entry::Event(published) => Some(published.sequence),
+            Entry::Lost(..) => None,
+        });
+        let mut pauses = self.pauses.of(past, first).peekable();
+        for entry in entries {
+            let is_before = |(_, behind): &(Pause, Position)| match entry {
+                Entry::Event(published) => behind.sequence < published.sequence,
+                Entry::Lost(_, _, place) => behind.lost < place.lost,
+            };
+            while let Some((pause, behind)) = pauses.next_if(is_before) {
+                subscriber.send_events(&mut batch);
+                subscriber.send(Item::Paused(pause, behind));
+            }
             match entry {
                 Entry::Event(published) => batch.push(published.bytes.clone()),
                 Entry::Lost(loss, _, behind) => {
@@ -194,6 +219,9 @@ impl Hub {
             }
         }
         subscriber.send_events(&mut batch);
+        for (pause, behind) in pauses {
+            subscriber.send(Item::Paused(pause, behind));
+        }
         told
     }
 
@@ -250,6 +278,26 @@ impl Hub {
             );
         }
         more
+    }
+
+    /// Nothing is traced from now on; nobody is there to be told.
+    pub fn pause(&mut self, from: Timestamp) {
+        self.pauses.begin(from, self.position());
+    }
+
+    /// Tracing goes on, at `to`, which is `now`.
+    pub fn end_pause(&mut self, to: Timestamp, now: Nanos) {
+        self.pauses.end(to, now);
+    }
+
+    /// Since when nothing is traced, if that is so.
+    pub fn paused_since(&self) -> Option<Timestamp> {
+        self.pauses.current()
+    }
+
+    /// How long nothing was traced in this run, up to `now`.
+    pub fn paused_for(&self, now: Timestamp) -> Duration {
+        self.pauses.total(now)
     }
 
     /// Tells everybody how the node fares, if that has changed.

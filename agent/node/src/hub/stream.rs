@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tcptracer_event::{LossSource, Nanos};
 use tcptracer_proto::EncodedEvent;
 
@@ -14,12 +15,21 @@ pub struct Loss {
     pub count: u64,
 }
 
+/// A time in which nothing was traced, since nobody asked. What happened then is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// When it began.
+    pub from: Timestamp,
+    /// When it ended, if it has.
+    pub to: Option<Timestamp>,
+}
+
 /// A place in the stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     /// The last event before it.
     pub sequence: u64,
-    /// What everybody was told to have lost before it, in all.
+    /// What everybody was told to have lost before it, in all; a pause counts as one.
     pub lost: u64,
 }
 
@@ -58,6 +68,8 @@ pub enum Item {
     Events(Vec<EncodedEvent>),
     /// Something was lost here, and where to resume behind it; not given if more that was lost there follows.
     Lost(Loss, Option<Position>),
+    /// Nothing was traced here, and where to resume behind it.
+    Paused(Pause, Position),
     /// How the node fares, where that is, and whether what follows is new.
     Status(Arc<Status>, Position, bool),
 }
@@ -67,7 +79,7 @@ impl Item {
     pub(super) fn weight(&self) -> usize {
         match self {
             Self::Events(events) => events.len(),
-            Self::Lost(..) | Self::Status(..) => 1,
+            Self::Lost(..) | Self::Paused(..) | Self::Status(..) => 1,
         }
     }
 }

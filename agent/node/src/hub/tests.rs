@@ -14,6 +14,8 @@ enum Got {
     /// So many in one message.
     Events(usize),
     Lost(LossSource, u64),
+    /// From this second on, up to that, and the place behind it.
+    Paused(i64, Option<i64>, (u64, u64)),
     Status(u64, bool),
 }
 
@@ -28,6 +30,11 @@ fn got(subscription: &mut Subscription) -> Vec<Got> {
         all.push(match item {
             Item::Events(events) => Got::Events(events.len()),
             Item::Lost(loss, _) => Got::Lost(loss.source, loss.count),
+            Item::Paused(pause, behind) => Got::Paused(
+                pause.from.as_second(),
+                pause.to.map(Timestamp::as_second),
+                (behind.sequence, behind.lost),
+            ),
             Item::Status(_, at, live) => Got::Status(at.sequence, live),
         });
     }
@@ -52,7 +59,7 @@ fn of_kind(kind: Kind) -> Matcher {
 
 /// By no id.
 fn subscribe(hub: &mut Hub, matcher: Matcher, past: Past, follow: bool) -> Subscription {
-    let subscribed = hub.subscribe(None, matcher, past, follow);
+    let subscribed = hub.subscribe(None, matcher, past, follow, false);
     subscribed.expect("nobody else goes by no id")
 }
 
@@ -161,7 +168,7 @@ fn losses_that_found_no_room_are_told_also_without_events() {
 
 /// Everything that happens, by this id.
 fn subscribe_as(hub: &mut Hub, id: &str) -> Result<Subscription, Taken> {
-    hub.subscribe(Some(id.into()), everything(), Past::None, true)
+    hub.subscribe(Some(id.into()), everything(), Past::None, true, false)
 }
 
 #[test]
@@ -460,4 +467,81 @@ fn who_comes_later_is_told_of_what_has_no_room() {
             count: 3
         }]
     );
+}
+
+fn second(second: i64) -> Timestamp {
+    Timestamp::from_second(second).expect("in range")
+}
+
+#[test]
+fn pauses_are_told_in_their_place_to_who_asks_for_that_past() {
+    let mut hub = Hub::new(10, 10);
+    hub.pause(second(1));
+    assert_eq!(hub.paused_since(), Some(second(1)));
+    hub.end_pause(second(3), 30);
+    publish(&mut hub, Kind::Connect, [40, 50]);
+    hub.pause(second(6));
+    hub.end_pause(second(7), 70);
+    publish(&mut hub, Kind::Connect, [80]);
+    hub.pause(second(9));
+    assert_eq!(hub.paused_for(second(10)), Duration::from_secs(2 + 1 + 1));
+
+    let [first, middle, open] = [
+        || Got::Paused(1, Some(3), (0, 1)),
+        || Got::Paused(6, Some(7), (2, 2)),
+        || Got::Paused(9, None, (3, 3)),
+    ];
+    for (since, expected) in [
+        (
+            0,
+            vec![first(), Got::Events(2), middle(), Got::Events(1), open()],
+        ),
+        (31, vec![Got::Events(2), middle(), Got::Events(1), open()]),
+        (71, vec![Got::Events(1), open()]),
+        (1000, vec![open()]),
+    ] {
+        let told = past(&mut hub, everything(), Past::Since(since));
+        assert_eq!(told, expected, "{since}");
+    }
+    for (last, expected) in [
+        (1, vec![Got::Events(1), open()]),
+        (2, vec![Got::Events(1), middle(), Got::Events(1), open()]),
+    ] {
+        assert_eq!(past(&mut hub, everything(), Past::Last(last)), expected);
+    }
+    let at = |sequence, lost| Past::After(Position { sequence, lost });
+    for (position, expected) in [
+        (
+            at(1, 0),
+            vec![Got::Events(1), middle(), Got::Events(1), open()],
+        ),
+        (at(2, 0), vec![middle(), Got::Events(1), open()]),
+        (at(2, 2), vec![Got::Events(1), open()]),
+        (at(3, 2), vec![open()]),
+        (at(3, 3), vec![]),
+    ] {
+        assert_eq!(
+            past(&mut hub, everything(), position),
+            expected,
+            "{position:?}"
+        );
+    }
+    assert_eq!(past(&mut hub, everything(), Past::None), []);
+}
+
+/// They are no losses: nobody is to raise an alarm.
+#[test]
+fn who_ends_a_pause_is_told_of_it_and_others_are_not() {
+    let mut hub = Hub::new(0, 10);
+    hub.pause(second(1));
+    hub.end_pause(second(2), 20);
+    let mut first = hub
+        .subscribe(None, everything(), Past::None, true, true)
+        .expect("nobody else goes by no id");
+    let mut second = subscribe(&mut hub, everything(), Past::None, true);
+    let pause = Got::Paused(1, Some(2), (0, 1));
+    let [before, live] = LIVE;
+    assert_eq!(got(&mut first), [before, pause, live]);
+    assert_eq!(got(&mut second), LIVE);
+    assert_eq!(hub.losses().count(), 0);
 }

@@ -7,10 +7,11 @@ use anyhow::{Context, Result};
 use tcptracer::bpf::{Connections, Program};
 use tcptracer::clock::Clock;
 use tcptracer_event::Event;
+use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::filter::Matcher;
-use crate::hub::{Past, Subscription, Taken};
+use crate::hub::{Past, Subscription};
 use crate::identity::{Attribution, Owner};
 use crate::report::{ProgramRuns, Report};
 
@@ -31,8 +32,10 @@ pub enum Command {
         /// Whether to go on after the past.
         follow: bool,
         /// Where they come.
-        reply: oneshot::Sender<Result<Subscription, Taken>>,
+        reply: oneshot::Sender<Result<Subscription, Refusal>>,
     },
+    /// That connections are followed, as long as the lease is held.
+    Follow(oneshot::Sender<Result<Lease, CannotAttach>>),
     /// That a subscription ends, with everything that the kernel has reported by now.
     End {
         /// Its id.
@@ -49,6 +52,23 @@ pub enum Command {
     },
     /// How the agent fares.
     Report(oneshot::Sender<Report>),
+}
+
+/// As long as it is held, connections are followed.
+pub type Lease = Arc<()>;
+
+/// The hooks cannot be attached now, for this reason.
+#[derive(Clone, Debug, Error)]
+#[error("cannot attach the hooks: {0}")]
+pub struct CannotAttach(pub String);
+
+/// Why nobody can subscribe so.
+#[derive(Clone, Debug)]
+pub enum Refusal {
+    /// Somebody else goes by the id.
+    Taken,
+    /// Nothing can be traced now.
+    CannotAttach(CannotAttach),
 }
 
 /// The connections that are open.
@@ -101,7 +121,7 @@ impl Handle {
         matcher: Matcher,
         past: Past,
         follow: bool,
-    ) -> Option<Result<Subscription, Taken>> {
+    ) -> Option<Result<Subscription, Refusal>> {
         self.ask(|reply| Command::Subscribe {
             id,
             matcher,
@@ -120,8 +140,16 @@ impl Handle {
     /// The connections that are open; `None` if the task does not run any more. Waits while too many are held.
     pub async fn list(&self, matcher: Matcher) -> Result<Option<Listing>> {
         let turn = Arc::clone(&self.lists).acquire_owned().await?;
+        let Some(followed) = self.ask(Command::Follow).await else {
+            return Ok(None);
+        };
+        let lease = followed?;
         let handle = self.clone();
-        let list = move || handle.list_blocking(&matcher, turn);
+        let list = move || {
+            let listing = handle.list_blocking(&matcher, turn);
+            drop(lease);
+            listing
+        };
         tokio::task::spawn_blocking(list)
             .await
             .context("the list has panicked")?

@@ -8,6 +8,7 @@ question make it work long, or keep it from the tracer: what takes time is done 
 */
 
 mod containers;
+mod demands;
 mod ends;
 mod handle;
 mod held;
@@ -15,6 +16,6 @@ mod selection;
 mod task;
 
 pub use containers::Containers;
-pub use handle::{Command, Handle, Listing};
+pub use handle::{CannotAttach, Command, Handle, Listing, Refusal};
 pub use selection::{FilterSet, Pair, PinnedFilterSet};
 pub use task::{Inputs, Node, Parts};

@@ -1,10 +1,12 @@
 //! The task.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use tcptracer::bpf::{Message, Outcome, PinDir};
+use jiff::Timestamp;
+use tcptracer::bpf::{Demand, Message, Outcome, PinDir};
 use tcptracer::clock::{Clock, monotonic_now};
 use tcptracer_event::{CgroupChange, Event, LossSource, Losses};
 use tokio::sync::{Notify, mpsc};
@@ -13,13 +15,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::containers::Containers;
+use super::demands::Demands;
 use super::ends::Ends;
-use super::handle::Command;
+use super::handle::{CannotAttach, Command, Lease, Refusal};
 use super::held::Held;
 use super::selection::{self, Pair, PinnedFilterSet};
 use crate::api;
 use crate::filter::Matcher;
-use crate::hub::{Hub, Loss, Status};
+use crate::hub::{Hub, Loss, Status, Taken};
 use crate::identity::{Attributed, Attribution, Index, Owner};
 use crate::kube::Update;
 use crate::metrics::Metrics;
@@ -64,6 +67,12 @@ pub struct Parts {
     pub wanted: Arc<Notify>,
     /// Asks the tracer to flush; returns which number answers that.
     pub flush: Box<dyn FnMut() -> u64 + Send>,
+    /// Asks the tracer for the hooks that this takes; returns which number answers that.
+    pub attach: Box<dyn FnMut(Demand) -> u64 + Send>,
+    /// What they are attached for at the start.
+    pub attached: Demand,
+    /// How long those stay attached that nobody needs.
+    pub keep_attached: Duration,
     /// Has the programs ask the subscribers' maps again, which have been changed.
     pub forget_verdicts: Box<dyn Fn() -> Result<()> + Send>,
     /// Let the events of all pods pass also while nobody subscribes, for the history.
@@ -87,6 +96,12 @@ pub struct Node {
     parts: Parts,
     held: Held,
     ends: Ends,
+    demands: Demands,
+    /// What can be done once hooks are attached, and for which.
+    waiting: Vec<(Demand, Command)>,
+    /// One is held here.
+    lease: Lease,
+    attach_error: Option<String>,
     clock: Clock,
     status: Status,
     losses: Losses,
@@ -116,6 +131,10 @@ impl Node {
         let mut node = Self {
             held: Held::default(),
             ends: Ends::default(),
+            demands: Demands::new(parts.attached, parts.keep_attached),
+            waiting: Vec::new(),
+            lease: Lease::default(),
+            attach_error: None,
             clock: Clock::now(),
             status,
             losses: Losses::default(),
@@ -131,6 +150,9 @@ impl Node {
             parts,
         };
         node.parts.hub.set_status(node.status.clone());
+        if !node.demands.has(Demand::Connections) {
+            node.parts.hub.pause(Timestamp::now());
+        }
         node
     }
 
@@ -173,13 +195,22 @@ impl Node {
 
     /// When to look at the clock next.
     fn due(&self) -> Instant {
-        let care = (self.parts.hub.subscribers() > 0).then_some(self.cared + CARE);
+        let care = (self.need() > Demand::Nothing).then_some(self.cared + CARE);
         let looks = self.parts.containers.due();
         let let_go = self.parts.index.let_go_due();
-        [care, self.held.due(), looks, let_go, self.rescan, self.ask]
-            .into_iter()
-            .flatten()
-            .fold(self.forgot + FORGET, Instant::min)
+        let detach = self.demands.due().filter(|_| care.is_none());
+        [
+            care,
+            detach,
+            self.held.due(),
+            looks,
+            let_go,
+            self.rescan,
+            self.ask,
+        ]
+        .into_iter()
+        .flatten()
+        .fold(self.forgot + FORGET, Instant::min)
     }
 
     // === inputs
@@ -204,6 +235,7 @@ impl Node {
                 self.status.shortcomings.push(what.to_string());
                 self.parts.hub.set_status(self.status.clone());
             }
+            Message::Hooks(number, done) => self.on_hooks(number, done, now),
             Message::Flushed(answered) => self.ends.flushed(answered, self.held.last_due()),
         }
     }
@@ -228,7 +260,25 @@ impl Node {
         self.parts.hub.set_status(self.status.clone());
     }
 
+    /// What takes hooks that are not attached waits for them.
     fn on_command(&mut self, command: Command) {
+        let demand = match &command {
+            Command::Subscribe {
+                follow: true,
+                matcher,
+                ..
+            } => demand_of(matcher),
+            Command::Follow(_) => Demand::Connections,
+            _ => Demand::Nothing,
+        };
+        match self.demands.has(demand) {
+            true => self.answer(command, false),
+            false => self.waiting.push((demand, command)),
+        }
+    }
+
+    /// `woke`: the command has ended a pause.
+    fn answer(&mut self, command: Command, woke: bool) {
         // Who asked and is gone does not need the answer.
         match command {
             Command::Subscribe {
@@ -238,10 +288,14 @@ impl Node {
                 follow,
                 reply,
             } => {
-                let subscription = self.parts.hub.subscribe(id, matcher, past, follow);
+                let hub = &mut self.parts.hub;
+                let subscribed = hub.subscribe(id, matcher, past, follow, woke);
                 // Once the subscriber hears that it is live, the kernel lets its events pass.
                 self.select(Instant::now());
-                let _ = reply.send(subscription);
+                let _ = reply.send(subscribed.map_err(|Taken| Refusal::Taken));
+            }
+            Command::Follow(reply) => {
+                let _ = reply.send(Ok(Lease::clone(&self.lease)));
             }
             Command::End { id, reply } => {
                 let subscriber = self.parts.hub.find(&id);
@@ -261,6 +315,59 @@ impl Node {
                 let _ = reply.send(self.report());
             }
         }
+    }
+
+    // === hooks
+
+    /// What is needed now.
+    fn need(&self) -> Demand {
+        let parts = &self.parts;
+        let subscribers = parts.hub.matchers().map(demand_of);
+        let waiting = self.waiting.iter().map(|(demand, _)| *demand);
+        let is_followed = Lease::strong_count(&self.lease) > 1 || parts.record.is_some();
+        let followed = is_followed.then_some(Demand::Connections);
+        subscribers
+            .chain(waiting)
+            .chain(followed)
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// Asks for the hooks that are needed.
+    fn follow_demand(&mut self, now: Instant) {
+        let Some(demand) = self.demands.need(self.need(), now) else {
+            return;
+        };
+        let was_traced = self.demands.has(Demand::Connections);
+        let number = (self.parts.attach)(demand);
+        self.demands.asked(demand, number);
+        if was_traced && !self.demands.has(Demand::Connections) {
+            self.parts.hub.pause(Timestamp::now());
+        }
+    }
+
+    fn on_hooks(&mut self, number: u64, done: Result<(), String>, now: Instant) {
+        let was_traced = self.demands.has(Demand::Connections);
+        if !self.demands.answered(number, done.is_ok()) {
+            return;
+        }
+        let has_woken = !was_traced && self.demands.has(Demand::Connections);
+        if has_woken {
+            self.parts.hub.end_pause(Timestamp::now(), monotonic_now());
+        }
+        if let Err(why) = &done {
+            self.parts.metrics.count_attach_error();
+            warn!("{}", CannotAttach(why.clone()));
+        }
+        for (demand, command) in mem::take(&mut self.waiting) {
+            match &done {
+                Ok(()) if self.demands.has(demand) => self.answer(command, has_woken),
+                Ok(()) => self.waiting.push((demand, command)),
+                Err(why) => refuse(command, CannotAttach(why.clone())),
+            }
+        }
+        self.attach_error = done.err();
+        self.follow_demand(now);
     }
 
     // === events
@@ -382,6 +489,7 @@ impl Node {
             self.select(now);
             self.parts.containers.release(&self.parts.index);
         }
+        self.follow_demand(now);
     }
 
     /// Makes the filter maps hold what is wanted.
@@ -430,6 +538,9 @@ impl Node {
             status: self.status.clone(),
             sequence: parts.hub.sequence(),
             subscribers: parts.hub.subscribers(),
+            paused_since: parts.hub.paused_since(),
+            paused_for: parts.hub.paused_for(Timestamp::now()),
+            attach_error: self.attach_error.clone(),
             history: parts.hub.history_len(),
             pods: parts.index.pods(),
             sizes: parts.index.sizes(),
@@ -440,6 +551,27 @@ impl Node {
                 .chain(parts.sets.iter().flat_map(PinnedFilterSet::usage))
                 .collect(),
         }
+    }
+}
+
+/// What a subscription takes.
+fn demand_of(matcher: &Matcher) -> Demand {
+    match matcher.wants_failures() {
+        true => Demand::Failures,
+        false => Demand::Connections,
+    }
+}
+
+/// Only what takes hooks is refused.
+fn refuse(command: Command, why: CannotAttach) {
+    match command {
+        Command::Subscribe { reply, .. } => {
+            let _ = reply.send(Err(Refusal::CannotAttach(why)));
+        }
+        Command::Follow(reply) => {
+            let _ = reply.send(Err(why));
+        }
+        Command::End { .. } | Command::Name { .. } | Command::Report(_) => {}
     }
 }
 

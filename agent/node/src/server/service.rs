@@ -26,9 +26,9 @@ use tonic::{Request, Response, Status};
 use super::connection::{Door, KEEPALIVE};
 use super::listen::Listener;
 use crate::api;
-use crate::hub::{Item, Past, Position, Subscription, Taken};
+use crate::hub::{Item, Past, Position, Subscription};
 use crate::identity::Attribution;
-use crate::node::Handle;
+use crate::node::{CannotAttach, Handle, Refusal};
 
 /// A request is a few filters; anything larger is refused.
 const MAX_REQUEST: usize = 1 << 20;
@@ -160,7 +160,10 @@ impl TcpTracerService for Service {
         let subscribed = self.node.subscribe(id, matcher, past, follow).await;
         let subscription = subscribed
             .ok_or_else(ending)?
-            .map_err(|Taken| Status::already_exists("id: another watch goes by it"))?;
+            .map_err(|refusal| match refusal {
+                Refusal::Taken => Status::already_exists("id: another watch goes by it"),
+                Refusal::CannotAttach(why) => Status::unavailable(why.to_string()),
+            })?;
         let frames = stream::unfold(
             (subscription, self.envelope(), permit),
             |(mut subscription, envelope, permit)| async {
@@ -194,7 +197,10 @@ impl TcpTracerService for Service {
         let permit = self.permit()?;
         let listing = self.node.list(matcher).await;
         let listing = listing
-            .map_err(|e| Status::internal(format!("{e:#}")))?
+            .map_err(|e| match e.is::<CannotAttach>() {
+                true => Status::unavailable(format!("{e:#}")),
+                false => Status::internal(format!("{e:#}")),
+            })?
             .ok_or_else(ending)?;
         let about = Arc::clone(&self.about);
         let response = move |batch: &[(Event, Attribution)]| v1::ListConnectionsResponse {
@@ -245,6 +251,8 @@ impl TcpTracerService for Service {
             sequence: report.sequence,
             lost: report.lost.into_iter().map(api::lost).collect(),
             containers: report.sizes.containers as u32,
+            paused_since: report.paused_since.map(api::timestamp),
+            paused_for: Some(api::duration(report.paused_for)),
             filter_maps: report.maps.into_iter().map(api::filter_map).collect(),
         }))
     }
@@ -283,16 +291,15 @@ async fn next_frame(
     Some(match subscription.next().await? {
         Item::Events(events) => Frame::events(envelope, &events),
         Item::Lost(loss, behind) => {
-            let position = behind.map(|at| v1::Position {
-                epoch: envelope.epoch,
-                sequence: at.sequence,
-                lost: at.lost,
-            });
             let lost = v1::Lost {
-                position,
+                position: behind.map(|at| api::position(at, envelope.epoch)),
                 ..api::lost(loss)
             };
             Frame::message(envelope, Message::Lost(lost))
+        }
+        Item::Paused(pause, behind) => {
+            let paused = api::paused(pause, api::position(behind, envelope.epoch));
+            Frame::message(envelope, Message::Paused(paused))
         }
         Item::Status(status, at, live) => {
             let status = api::status(&status, at, live);

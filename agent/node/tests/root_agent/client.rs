@@ -35,6 +35,8 @@ pub struct Watch<'a> {
     client: &'a Client,
     stream: Streaming<v1::WatchResponse>,
     pub epoch: u64,
+    /// When nothing was traced, as it was told.
+    pub pauses: Vec<v1::Paused>,
 }
 
 fn within<T>(what: &str, runtime: &Runtime, future: impl Future<Output = T>) -> T {
@@ -109,6 +111,7 @@ impl Client {
             client: self,
             stream,
             epoch: 0,
+            pauses: Vec::new(),
         };
         let first = watch.message().expect("a stream begins with the status");
         assert!(
@@ -209,6 +212,7 @@ impl Watch<'_> {
             self.epoch = response.epoch;
             match response.message {
                 Some(Message::Lost(lost)) if is_others(&lost) => {}
+                Some(Message::Paused(pause)) => self.pauses.push(pause),
                 message => return message,
             }
         }
@@ -239,7 +243,7 @@ impl Watch<'_> {
                     LossSource::Connections => {}
                     source => *lost.entry(source).or_default() += told.count,
                 },
-                Message::Status(status) => panic!("{status:?}"),
+                other => panic!("{other:?}"),
             }
         }
         (events, lost)

@@ -6,11 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 use std::{process, thread};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
-use tcptracer::bpf::{self, PinDir, Shortcoming};
+use tcptracer::bpf::{self, Demand, PinDir, Shortcoming};
 use tcptracer_agent::cgroup::Hierarchy;
 use tcptracer_agent::hub::Hub;
 use tcptracer_agent::identity::Index;
@@ -78,7 +79,7 @@ fn a_container_whose_coming_was_lost_is_found() {
                 LossSource::Agent => {}
                 _ => panic!("{told:?}"),
             },
-            Message::Status(status) => panic!("{status:?}"),
+            other => panic!("{other:?}"),
         }
     }
     assert!(lost > 0, "the ring had room for all");
@@ -188,6 +189,9 @@ impl Task {
             shortcomings: Vec::new(),
             wanted: Arc::default(),
             flush: Box::new(|| 1),
+            attach: Box::new(|_| 1),
+            attached: Demand::Nothing,
+            keep_attached: Duration::ZERO,
             forget_verdicts: Box::new(|| Ok(())),
             record: None,
         });

@@ -86,7 +86,7 @@ pub fn subscribe(arguments: &[String]) -> ExitCode {
                 }
             }
             Message::Lost(lost) => println!("lost {}", lost.count),
-            Message::Status(_) => {}
+            Message::Paused(_) | Message::Status(_) => {}
         }
     }
     ExitCode::SUCCESS

@@ -10,6 +10,7 @@ mod lifecycle;
 mod load;
 mod lossy;
 mod odd;
+mod pauses;
 mod polled;
 mod snapshot;
 mod strangers;
@@ -26,6 +27,7 @@ pub const ALL: &[(&str, &[Test])] = &[
     ("", polled::CASES),
     ("", strangers::CASES),
     ("", snapshot::CASES),
+    ("", pauses::CASES),
     ("", io_uring::CASES),
     ("", filters::CASES),
     ("", cgroups::CASES),
