@@ -118,7 +118,7 @@ static __noinline void adopt_accepted(struct sock *sk)
 	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
 	struct tt_conn conn = {}, *other;
 
-	if (state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN)
+	if (tt_paused || state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN)
 		return;
 	probe_conn(&conn, sk);
 	if (!follows(conn.family, conn.netns))

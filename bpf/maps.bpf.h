@@ -11,6 +11,12 @@ const volatile struct tt_config tt_config = {};
  */
 volatile __u32 tt_reader_parked = 0;
 
+/*
+ * Set while the hooks are not all attached. An accept alone does not make an entry then, whose end might go unseen: what is
+ * open afterwards is found by the snapshot.
+ */
+volatile __u32 tt_paused = 1;
+
 /* Names the ABI in BTF, so that the generated skeleton has it. Never written. */
 struct tt_abi {
 	struct tt_event event;

@@ -50,15 +50,17 @@ impl Trace {
         })
     }
 
-    /// The same, with hooks that are attached for connections at the start and may be detached.
+    /// The same, with hooks that are attached for connections and may be detached.
     #[track_caller]
     pub fn on_demand_of(netns: &Netns) -> Self {
-        Self::with(Config {
+        let mut trace = Self::with(Config {
             filter: of(netns),
             failed: true,
-            on_demand: Some(Demand::Connections),
+            on_demand: Some(Demand::Nothing),
             ..Config::default()
-        })
+        });
+        trace.attach(Demand::Connections);
+        trace
     }
 
     #[track_caller]

@@ -8,19 +8,20 @@ A socket that is open or may be connected again while nothing is attached keeps 
 and times are the same when the hooks are attached again.
 */
 
-use std::mem;
+use std::mem::{self, MaybeUninit};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result};
-use libbpf_rs::{Link, MapCore, MapFlags, MapMut};
+use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, MapMut};
 use rustix::thread::{MembarrierCommand, membarrier};
 use tcptracer_event::Event;
 
 use super::config::{Config, Demand};
 use super::control::Waker;
 use super::hooks::{Group, HOOKS, Hook, Place};
-use super::load::{iterate, snapshot};
+use super::load::{iterate, load_again, snapshot};
 use super::plan::{Plan, When};
 use super::programs::Program;
 use super::skel::TcptracerSkel;
@@ -36,14 +37,21 @@ pub struct Attachment {
     hooks: Vec<&'static Hook>,
     /// Whatever is asked for.
     _always: Vec<Link>,
-    /// In the order in which they were attached.
-    asked: Vec<(Place, Link)>,
+    asked: Links,
     leaving: Option<Leaving>,
 }
 
+/// Links, in the order in which they were attached.
+type Links = Vec<(Place, Link)>;
+
 /// What is being detached.
 struct Leaving {
-    thread: JoinHandle<()>,
+    /// Returns what it was kept from detaching.
+    thread: JoinHandle<Links>,
+    /// Has it stop.
+    keep: Arc<AtomicBool>,
+    /// What the first of them to be wanted again is for.
+    demand: Demand,
     /// Nothing follows connections any more once that is done.
     forget: bool,
 }
@@ -97,13 +105,16 @@ impl Attachment {
     /// Takes steps towards what is asked for. `None`: once the waker has been called, call this again.
     pub fn follow(
         &mut self,
-        skel: &TcptracerSkel<'_>,
+        skel: &mut TcptracerSkel<'_>,
         demand: Demand,
         waker: &Waker,
     ) -> Option<Result<Found>> {
         loop {
             if let Some(leaving) = self.leaving.take() {
                 if !leaving.thread.is_finished() {
+                    leaving
+                        .keep
+                        .store(demand >= leaving.demand, Ordering::Relaxed);
                     self.leaving = Some(leaving);
                     return None;
                 }
@@ -111,7 +122,7 @@ impl Attachment {
                     return Some(Err(e));
                 }
             }
-            if !self.leave(demand, waker) {
+            if !self.leave(skel, demand, waker) {
                 return Some(self.attach_asked(skel, demand));
             }
         }
@@ -119,29 +130,55 @@ impl Attachment {
 
     /// Attaches what is missing, the state machine last: whatever it reports, the other hooks see. Then seeds the state
     /// with what is open already. What fails leaves nothing attached that was not before.
-    fn attach_asked(&mut self, skel: &TcptracerSkel<'_>, demand: Demand) -> Result<Found> {
-        let begins = demand > Demand::Nothing && !self.has(Place::SetState);
+    fn attach_asked(&mut self, skel: &mut TcptracerSkel<'_>, demand: Demand) -> Result<Found> {
         let before = self.asked.len();
-        let tried = self
-            .try_attaching(skel, demand)
-            .and_then(|()| match begins {
-                true if self.plan.snapshot => snapshot(skel),
-                _ => Ok((Vec::new(), 0)),
-            });
+        let begins = demand > Demand::Nothing && is_paused(skel);
+        let tried = self.try_attaching(skel, demand).and_then(|()| {
+            if begins {
+                set_paused(skel, false);
+            }
+            match begins && self.plan.snapshot {
+                true => snapshot(skel),
+                false => Ok((Vec::new(), 0)),
+            }
+        });
         if tried.is_err() {
             let added = self.asked.split_off(before);
             added.iter().for_each(|(place, _)| self.note(*place, false));
+            set_paused(skel, !self.has(Place::SetState));
         }
         tried
     }
 
     fn try_attaching(&mut self, skel: &TcptracerSkel<'_>, demand: Demand) -> Result<()> {
-        for at in 0..self.hooks.len() {
-            let hook = self.hooks[at];
-            if hook.group.demand() <= demand && !self.has(hook.place) {
-                let link = self.attach(skel, hook)?;
-                self.asked.push((hook.place, link));
-            }
+        match self.attach_missing(skel, skel, demand) {
+            Err(e) if is_spent(&e) => {}
+            attached => return attached,
+        }
+        let trampolines: Vec<_> = self.missing(demand).filter(|h| h.is_trampoline()).collect();
+        let mut object = MaybeUninit::uninit();
+        let trampolines = load_again(skel, &trampolines, &mut object)?;
+        self.attach_missing(skel, &trampolines, demand)
+    }
+
+    fn missing(&self, demand: Demand) -> impl Iterator<Item = &'static Hook> {
+        let hooks = self.hooks.iter().copied();
+        hooks.filter(move |hook| hook.group.demand() <= demand && !self.has(hook.place))
+    }
+
+    fn attach_missing(
+        &mut self,
+        skel: &TcptracerSkel<'_>,
+        trampolines: &TcptracerSkel<'_>,
+        demand: Demand,
+    ) -> Result<()> {
+        for hook in self.missing(demand).collect::<Vec<_>>() {
+            let loaded = match hook.is_trampoline() {
+                true => trampolines,
+                false => skel,
+            };
+            let link = self.attach(loaded, hook)?;
+            self.asked.push((hook.place, link));
         }
         Ok(())
     }
@@ -161,43 +198,49 @@ impl Attachment {
     }
 
     /// Begins to detach what nobody asks for. Whether there is any.
-    fn leave(&mut self, demand: Demand, waker: &Waker) -> bool {
-        let (kept, mut left): (Vec<_>, Vec<_>) = mem::take(&mut self.asked)
+    fn leave(&mut self, skel: &mut TcptracerSkel<'_>, demand: Demand, waker: &Waker) -> bool {
+        let (kept, left): (Links, Links) = mem::take(&mut self.asked)
             .into_iter()
             .partition(|(place, _)| place.hook().group.demand() <= demand);
         self.asked = kept;
-        if left.is_empty() {
+        let demands = left.iter().map(|(place, _)| place.hook().group.demand());
+        let Some(demand) = demands.min() else {
             return false;
-        }
+        };
         left.iter().for_each(|(place, _)| self.note(*place, false));
         let forget = left.iter().any(|(place, _)| *place == Place::SetState);
-        let waker = waker.clone();
+        if forget {
+            set_paused(skel, true);
+        }
+        let keep = Arc::new(AtomicBool::new(false));
+        let (is_kept, waker) = (Arc::clone(&keep), waker.clone());
         let detach = move || {
-            // The last to be attached first: the state machine, without which the others report nothing.
-            while let Some(link) = left.pop() {
-                drop(link);
-            }
-            // Programs that had begun have ended after that. Kernels that refuse it (nohz_full) have them end while the
-            // links of trampolines are detached.
-            let _ = membarrier(MembarrierCommand::Global);
+            let left = detach(left, &is_kept);
             waker.wake();
+            left
         };
-        match thread::Builder::new()
+        // Without a thread the closure is dropped here, and with it the links.
+        if let Ok(thread) = thread::Builder::new()
             .name("tt-detach".into())
             .spawn(detach)
         {
-            Ok(thread) => self.leaving = Some(Leaving { thread, forget }),
-            // Without a thread they have been detached here, with the closure.
-            Err(_) => {}
+            self.leaving = Some(Leaving {
+                thread,
+                keep,
+                demand,
+                forget,
+            });
         }
         true
     }
 
-    /// What was to be detached is. What a connection of a socket is remembered with stays with the socket.
+    /// What was to be detached is, or is wanted again. What a connection of a socket is remembered with stays with the socket.
     fn has_left(&mut self, skel: &TcptracerSkel<'_>, leaving: Leaving) -> Result<()> {
         // It cannot panic.
-        let _ = leaving.thread.join();
-        if !leaving.forget {
+        let kept = leaving.thread.join().unwrap_or_default();
+        kept.iter().for_each(|(place, _)| self.note(*place, true));
+        self.asked.extend(kept);
+        if !leaving.forget || self.has(Place::SetState) {
             return Ok(());
         }
         if self.plan.memory {
@@ -216,6 +259,37 @@ impl Attachment {
     }
 }
 
+/// The last to be attached first: the state machine, without which the others report nothing. Returns what is to be kept
+/// after all. The programs that had begun have ended.
+fn detach(mut links: Links, keep: &AtomicBool) -> Links {
+    while !keep.load(Ordering::Relaxed)
+        && let Some((_, link)) = links.pop()
+    {
+        drop(link);
+    }
+    // Where the kernel refuses it (nohz_full), they end while the others are detached.
+    let _ = membarrier(MembarrierCommand::Global);
+    links
+}
+
+/// Before 5.13 the kernel lets a program be attached to a trampoline only once.
+fn is_spent(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<libbpf_rs::Error>();
+    error.is_some_and(|e| e.kind() == ErrorKind::NotFound)
+}
+
+/// Tells the programs whether all hooks are attached that follow connections.
+fn set_paused(skel: &mut TcptracerSkel<'_>, paused: bool) {
+    if let Some(bss) = skel.maps.data_data.as_deref_mut() {
+        bss.tt_paused = paused.into();
+    }
+}
+
+fn is_paused(skel: &TcptracerSkel<'_>) -> bool {
+    let data = skel.maps.data_data.as_deref();
+    data.is_some_and(|data| data.tt_paused != 0)
+}
+
 fn empty(map: &MapMut<'_>) -> libbpf_rs::Result<()> {
     let entries = map.lookup_and_delete_batch(BATCH, MapFlags::ANY, MapFlags::ANY)?;
     entries.for_each(drop);
@@ -225,7 +299,7 @@ fn empty(map: &MapMut<'_>) -> libbpf_rs::Result<()> {
 impl Drop for Attachment {
     fn drop(&mut self) {
         if let Some(leaving) = self.leaving.take() {
-            let _ = leaving.thread.join();
+            self.asked.extend(leaving.thread.join().unwrap_or_default());
         }
         // The state machine first.
         while let Some(link) = self.asked.pop() {

@@ -212,7 +212,7 @@ fn ring_thread(
     };
     // The ring's callback and the loop take turns, so neither finds it borrowed.
     let outlet = RefCell::new(Outlet::new(consumer));
-    match begin(&skel, plan, config, &asks, &outlet) {
+    match begin(&mut skel, plan, config, &asks, &outlet) {
         Ok((ring, hooks, started)) => {
             let report = LossReport::new(Arc::clone(&started.programs));
             let _ = ready.send(Ok(started));
@@ -228,7 +228,7 @@ fn ring_thread(
 /// Everything that can fail between load and the first drain. All hooks are attached, also those that are to be attached
 /// on demand: so it is known that they can be.
 fn begin<'a>(
-    skel: &TcptracerSkel<'_>,
+    skel: &mut TcptracerSkel<'_>,
     plan: Plan,
     config: &Config,
     asks: &Asks,
@@ -273,7 +273,7 @@ impl Hooks {
     }
 
     /// Does what is asked for, and says so.
-    fn follow(&mut self, skel: &TcptracerSkel<'_>, asks: &Asks, outlet: &mut Outlet) {
+    fn follow(&mut self, skel: &mut TcptracerSkel<'_>, asks: &Asks, outlet: &mut Outlet) {
         let Some(ask) = self.open(asks) else {
             return;
         };

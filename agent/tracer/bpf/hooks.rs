@@ -243,6 +243,13 @@ hooks! {
     }
 }
 
+impl Hook {
+    /// Whether it takes a trampoline.
+    pub(super) fn is_trampoline(&self) -> bool {
+        matches!(self.kind, Kind::Fentry | Kind::Fexit)
+    }
+}
+
 impl Place {
     /// Its entry in the table.
     pub fn hook(self) -> &'static Hook {

@@ -2,18 +2,19 @@
 From a configuration to loaded programs, and what those find that are iterators: the snapshot of what is there.
 */
 
+use std::collections::HashMap;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{Iter, MapCore, MapFlags, MapHandle, OpenMapMut, OpenObject};
 use tcptracer_event::Event;
 
 use super::config::{Config, Family};
-use super::hooks::{Group, HOOKS};
+use super::hooks::{Group, HOOKS, Hook};
 use super::maps;
 use super::plan::{Facts, Plan, When};
 use super::skel::{OpenTcptracerSkel, TcptracerSkel, TcptracerSkelBuilder};
@@ -68,6 +69,36 @@ pub fn load<'o>(
         }
     }
     Ok((skel, plan))
+}
+
+/// Loads the programs of some hooks once more, with the maps of what is loaded.
+pub fn load_again<'o>(
+    loaded: &TcptracerSkel<'_>,
+    hooks: &[&Hook],
+    object: &'o mut MaybeUninit<OpenObject>,
+) -> Result<TcptracerSkel<'o>> {
+    let mut skel = TcptracerSkelBuilder::default()
+        .open(object)
+        .context("cannot open the BPF object")?;
+    for hook in &HOOKS {
+        let is_asked = hooks.iter().any(|asked| asked.place == hook.place);
+        (hook.open)(&mut skel.progs).set_autoload(is_asked);
+    }
+    let maps: HashMap<_, _> = loaded
+        .object()
+        .maps()
+        .map(|map| (map.name().to_owned(), map))
+        .collect();
+    for mut map in skel.open_object_mut().maps_mut() {
+        match maps
+            .get(map.name())
+            .filter(|map| map.as_fd().as_raw_fd() >= 0)
+        {
+            Some(loaded) => map.reuse_fd(loaded.as_fd())?,
+            None => map.set_autocreate(false)?,
+        }
+    }
+    skel.load().context("cannot load the BPF programs again")
 }
 
 /// Opens the user's map and shapes ours, which is to hold it, by it. Without one ours is not made.

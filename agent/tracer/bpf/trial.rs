@@ -64,7 +64,7 @@ fn try_programs(facts: &mut Facts) {
 /// Trampolines, and others. What forbids one trampoline mostly forbids all.
 fn by_kind<'h>(hooks: impl IntoIterator<Item = &'h Hook>) -> (Vec<&'h Hook>, Vec<&'h Hook>) {
     let hooks = hooks.into_iter();
-    hooks.partition(|hook| matches!(hook.kind, Kind::Fentry | Kind::Fexit))
+    hooks.partition(|hook| hook.is_trampoline())
 }
 
 /// By groups, and one by one, only if need be, to tell which it is that does not work.
