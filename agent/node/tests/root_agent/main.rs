@@ -12,6 +12,7 @@ mod check;
 mod client;
 mod containers;
 mod ends;
+mod idle;
 mod limits;
 mod losses;
 mod names;
@@ -38,6 +39,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("signals", signals::TESTS),
     ("losses", losses::TESTS),
     ("ends", ends::TESTS),
+    ("idle", idle::TESTS),
     ("check", check::TESTS),
 ];
 
