@@ -20,7 +20,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use libbpf_rs::{MapCore, MapFlags, RingBuffer, RingBufferBuilder};
+use libbpf_rs::{MapCore, MapFlags, OpenObject, RingBuffer, RingBufferBuilder};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tcptracer_event::{CgroupChange, Event, Kind, Losses, Source};
 
@@ -30,7 +30,7 @@ use super::connections::Connections;
 use super::control::{Asks, Control, HooksAsk};
 use super::hooks::{Place, Shortcoming};
 use super::load::load;
-use super::plan::Plan;
+use super::plan::{Facts, Plan};
 use super::programs::{self, Program};
 use super::skel::TcptracerSkel;
 use super::skel::types::tt_counter;
@@ -202,18 +202,15 @@ fn ring_thread(
     consumer: Consumer,
     ready: &SyncSender<Result<Ready>>,
 ) -> Losses {
-    let mut object = MaybeUninit::uninit();
-    let (mut skel, plan) = match load(config, &mut object) {
-        Ok(loaded) => loaded,
-        Err(e) => {
-            let _ = ready.send(Err(e));
-            return Losses::default();
-        }
-    };
+    let [mut first, mut second] = [const { MaybeUninit::uninit() }; 2];
     // The ring's callback and the loop take turns, so neither finds it borrowed.
     let outlet = RefCell::new(Outlet::new(consumer));
-    match begin(&mut skel, plan, config, &asks, &outlet) {
-        Ok((ring, hooks, started)) => {
+    let cgroups = config.cgroups.is_some();
+    // Nearly every kernel allows everything. Where one does not, it is found out what it does.
+    let started = start(config, &Facts::assume(cgroups), &asks, &mut first, &outlet)
+        .or_else(|_| start(config, &Facts::gather(cgroups), &asks, &mut second, &outlet));
+    match started {
+        Ok((mut skel, ring, hooks, started)) => {
             let report = LossReport::new(Arc::clone(&started.programs));
             let _ = ready.send(Ok(started));
             drain_until_stopped(asks, &mut skel, &ring, hooks, report, &outlet)
@@ -223,6 +220,20 @@ fn ring_thread(
             Losses::default()
         }
     }
+}
+
+type Started<'o, 'a> = (TcptracerSkel<'o>, RingBuffer<'a>, Hooks, Ready);
+
+fn start<'o, 'a>(
+    config: &Config,
+    facts: &Facts,
+    asks: &Asks,
+    object: &'o mut MaybeUninit<OpenObject>,
+    outlet: &'a RefCell<Outlet>,
+) -> Result<Started<'o, 'a>> {
+    let (mut skel, plan) = load(config, facts, object)?;
+    let (ring, hooks, ready) = begin(&mut skel, plan, config, asks, outlet)?;
+    Ok((skel, ring, hooks, ready))
 }
 
 /// Everything that can fail between load and the first drain. All hooks are attached, also those that are to be attached

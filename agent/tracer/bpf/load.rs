@@ -20,12 +20,13 @@ use super::plan::{Facts, Plan, When};
 use super::skel::{OpenTcptracerSkel, TcptracerSkel, TcptracerSkelBuilder};
 use super::wire;
 
-/// Finds out what this kernel allows, and loads it with the user's configuration. Nothing is attached.
+/// Loads what these facts allow, with the user's configuration. Nothing is attached.
 pub fn load<'o>(
     config: &Config,
+    facts: &Facts,
     object: &'o mut MaybeUninit<OpenObject>,
 ) -> Result<(TcptracerSkel<'o>, Plan)> {
-    let plan = Plan::from_facts(&Facts::gather(config.cgroups.is_some()))?;
+    let plan = Plan::from_facts(facts)?;
     let mut skel = TcptracerSkelBuilder::default()
         .open(object)
         .context("cannot open the BPF object")?;
@@ -84,16 +85,11 @@ pub fn load_again<'o>(
         let is_asked = hooks.iter().any(|asked| asked.place == hook.place);
         (hook.open)(&mut skel.progs).set_autoload(is_asked);
     }
-    let maps: HashMap<_, _> = loaded
-        .object()
-        .maps()
-        .map(|map| (map.name().to_owned(), map))
-        .collect();
+    // One that is not made has no information.
+    let maps = loaded.object().maps().filter(|map| map.info().is_ok());
+    let maps: HashMap<_, _> = maps.map(|map| (map.name().to_owned(), map)).collect();
     for mut map in skel.open_object_mut().maps_mut() {
-        match maps
-            .get(map.name())
-            .filter(|map| map.as_fd().as_raw_fd() >= 0)
-        {
+        match maps.get(map.name()) {
             Some(loaded) => map.reuse_fd(loaded.as_fd())?,
             None => map.set_autocreate(false)?,
         }

@@ -38,7 +38,7 @@ pub struct Facts {
     /// Tasks can be preempted inside tracepoints (7.0).
     pub preemptible_tracepoints: bool,
     /// In the order of the table.
-    trials: [Trial; HOOKS.len()],
+    pub(super) trials: [Trial; HOOKS.len()],
 }
 
 impl Facts {

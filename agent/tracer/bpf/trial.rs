@@ -5,21 +5,44 @@ Nothing is concluded from the kernel's version. Every program that may be used i
 once where nothing is refused, and one of each kind in doubt is attached.
 */
 
+use std::fs;
 use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability};
-use libbpf_rs::btf::Btf;
-use libbpf_rs::btf::types::{Struct, Var};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use memchr::memmem;
 
 use super::hooks::{Group, HOOKS, Hook, Kind};
 use super::plan::{Facts, Trial};
 use super::skel::TcptracerSkelBuilder;
 
+/// The kernel's description of its types.
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+
 impl Facts {
     /// Looks and tries; whether cgroups can be told of only if asked. Leaves nothing behind.
     pub fn gather(cgroups: bool) -> Self {
+        let mut facts = Self::look(cgroups);
+        // Without these three every trial fails, and for a reason that is known.
+        if facts.cap_bpf && facts.cap_perfmon && facts.btf {
+            try_programs(&mut facts);
+        }
+        facts
+    }
+
+    /// Looks, and takes for granted that everything works that would be tried: to use it is a trial as well, and takes a
+    /// fraction of the time.
+    pub(super) fn assume(cgroups: bool) -> Self {
+        Self {
+            cookies: Trial::Works,
+            trials: [const { Trial::Works }; HOOKS.len()],
+            ..Self::look(cgroups)
+        }
+    }
+
+    /// What needs no trial.
+    fn look(cgroups: bool) -> Self {
         // Refused trials are expected and would fill the terminal.
         libbpf_rs::set_print(None);
         let cap = |c| {
@@ -29,13 +52,9 @@ impl Facts {
         let mut facts = Self::none();
         facts.cap_bpf = cap(Capability::CAP_BPF);
         facts.cap_perfmon = cap(Capability::CAP_PERFMON);
-        facts.btf = Path::new("/sys/kernel/btf/vmlinux").exists();
+        facts.btf = Path::new(BTF).exists();
         facts.cgroups = cgroups;
-        // Without these three every trial fails, and for a reason that is known.
-        if facts.cap_bpf && facts.cap_perfmon && facts.btf {
-            facts.preemptible_tracepoints = has_preemptible_tracepoints();
-            try_programs(&mut facts);
-        }
+        facts.preemptible_tracepoints = has_preemptible_tracepoints();
         facts
     }
 }
@@ -108,21 +127,12 @@ fn tracepoint(name: &str) -> Option<PathBuf> {
 }
 
 /// Tracepoints are protected by a fast kind of SRCU where they used to disable preemption. Up to 6.12
-/// there was one of that name for idle CPUs; SRCU had no kinds then.
+/// there was one of that name for idle CPUs; SRCU had no kinds then. Both are names of that kind only, so they are looked for
+/// as text: to parse all types takes as long as to load all programs.
 fn has_preemptible_tracepoints() -> bool {
-    let Ok(btf) = Btf::from_vmlinux() else {
-        return false;
-    };
-    let kinds = btf
-        .type_by_name::<Struct<'_>>("srcu_data")
-        .is_some_and(|data| {
-            data.iter()
-                .any(|m| m.name == Some("srcu_reader_flavor".as_ref()))
-        });
-    kinds
-        && btf
-            .type_by_name::<Var<'_>>("tracepoint_srcu_srcu_data")
-            .is_some()
+    let types = fs::read(BTF).unwrap_or_default();
+    let has = |name: &str| memmem::find(&types, name.as_bytes()).is_some();
+    has("\0srcu_reader_flavor\0") && has("\0tracepoint_srcu_srcu_data\0")
 }
 
 fn try_them(cookies: bool, hooks: &[&Hook]) -> libbpf_rs::Result<()> {
