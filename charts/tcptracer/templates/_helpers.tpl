@@ -136,6 +136,7 @@ Service's name; those of a port-forward come to localhost.
   "pods" $v.podSource
   "grpc-listen" (include "tcptracer.grpcListen" .)
   "history" (int64 $v.history | toString)
+  "detach-after" (int64 $v.detachAfter | toString)
   "queue" (int64 $v.queue | toString)
   "max-streams" (int64 $v.maxStreams | toString)
   "max-containers" (int64 $v.maxContainers | toString)
