@@ -59,9 +59,11 @@ impl History {
 
     /// This was lost by `now`, and `behind` is the place behind it.
     pub fn add_loss(&mut self, loss: Loss, now: Nanos, behind: Position) {
-        // One entry for a run of losses: the history does not grow without events.
+        // One entry for a run of losses without a pause: the history does not grow without events.
         match self.entries.back_mut() {
-            Some(Entry::Lost(last, time, place)) if last.source == loss.source => {
+            Some(Entry::Lost(last, time, place))
+                if last.source == loss.source && place.lost + loss.count == behind.lost =>
+            {
                 last.count += loss.count;
                 *time = now;
                 *place = behind;

@@ -37,6 +37,8 @@ const BATCH: usize = 512;
 /// Subscribers and history.
 pub struct Hub {
     subscribers: HashMap<u64, Subscriber>,
+    /// What those wanted who have gone.
+    departed: Vec<Matcher>,
     next_subscriber: u64,
     history: History,
     max_queued: usize,
@@ -54,6 +56,7 @@ impl Hub {
     pub fn new(max_history: usize, max_queued: usize) -> Self {
         Self {
             subscribers: HashMap::new(),
+            departed: Vec::new(),
             next_subscriber: 0,
             history: History::new(max_history),
             max_queued: max_queued.max(max_history),
@@ -98,6 +101,19 @@ impl Hub {
     /// What the subscribers want.
     pub fn matchers(&self) -> impl Iterator<Item = &Matcher> {
         self.subscribers.values().map(Subscriber::matcher)
+    }
+
+    /// What those wanted who have gone since the last time.
+    pub fn take_departed(&mut self) -> Vec<Matcher> {
+        std::mem::take(&mut self.departed)
+    }
+
+    fn let_go(&mut self) {
+        let gone = self
+            .subscribers
+            .extract_if(|_, subscriber| subscriber.has_gone());
+        let departed = gone.map(|(_, subscriber)| subscriber.into_matcher());
+        self.departed.extend(departed);
     }
 
     /// Adds a subscriber, which first gets the status, what it wants of the past, and the status again, and then what
@@ -155,6 +171,7 @@ impl Hub {
         let position = self.position();
         if let Some(mut subscriber) = self.subscribers.remove(&number) {
             subscriber.settle_all(&self.status, position);
+            self.departed.push(subscriber.into_matcher());
         }
     }
 
@@ -243,10 +260,10 @@ impl Hub {
         });
         let published: Vec<_> = published.collect();
         let mut lost = 0;
-        self.subscribers.retain(|_, subscriber| {
+        for subscriber in self.subscribers.values_mut() {
             lost += subscriber.offer(&published, before);
-            !subscriber.has_gone()
-        });
+        }
+        self.let_go();
         self.history.add(published);
         lost
     }
@@ -280,9 +297,9 @@ impl Hub {
         more
     }
 
-    /// Nothing is traced from now on; nobody is there to be told.
-    pub fn pause(&mut self, from: Timestamp) {
-        self.pauses.begin(from, self.position());
+    /// Nothing is traced from now on, which is `from`; nobody is there to be told.
+    pub fn pause(&mut self, from: Timestamp, now: Nanos) {
+        self.pauses.begin(from, now, self.position());
     }
 
     /// Tracing goes on, at `to`, which is `now`.
@@ -296,7 +313,7 @@ impl Hub {
     }
 
     /// How long nothing was traced in this run, up to `now`.
-    pub fn paused_for(&self, now: Timestamp) -> Duration {
+    pub fn paused_for(&self, now: Nanos) -> Duration {
         self.pauses.total(now)
     }
 
@@ -325,10 +342,10 @@ impl Hub {
     pub fn look_after(&mut self) -> bool {
         let before = self.subscribers.len();
         let position = self.position();
-        self.subscribers.retain(|_, subscriber| {
+        for subscriber in self.subscribers.values_mut() {
             subscriber.settle(&self.status, position);
-            !subscriber.has_gone()
-        });
+        }
+        self.let_go();
         self.subscribers.len() != before
     }
 }

@@ -15,6 +15,7 @@ const MAX: usize = 1024;
 #[derive(Clone, Copy, Debug)]
 struct Noted {
     pause: Pause,
+    start: Nanos,
     /// As long as it lasts, later than anything.
     end: Nanos,
     behind: Position,
@@ -25,7 +26,7 @@ struct Noted {
 pub struct Pauses {
     noted: VecDeque<Noted>,
     count: u64,
-    /// How long those took that have ended.
+    /// How long those took that have ended. Whoever sets the clock does not change that.
     total: Duration,
 }
 
@@ -36,11 +37,9 @@ impl Pauses {
     }
 
     /// How long nothing was traced, up to `now`.
-    pub fn total(&self, now: Timestamp) -> Duration {
-        self.total
-            + self
-                .current()
-                .map_or(Duration::ZERO, |from| length(from, now))
+    pub fn total(&self, now: Nanos) -> Duration {
+        let open = self.noted.back().filter(|last| last.pause.to.is_none());
+        self.total + open.map_or(Duration::ZERO, |last| length(last.start, now))
     }
 
     /// Since when nothing is traced, if that is so.
@@ -54,11 +53,12 @@ impl Pauses {
         Some(self.noted.back()?.pause)
     }
 
-    /// One begins. `place` is where nothing of it has been heard.
-    pub fn begin(&mut self, from: Timestamp, place: Position) {
+    /// One begins, at `from`, which is `now`. `place` is where nothing of it has been heard.
+    pub fn begin(&mut self, from: Timestamp, now: Nanos, place: Position) {
         self.count += 1;
         self.noted.push_back(Noted {
             pause: Pause { from, to: None },
+            start: now,
             end: Nanos::MAX,
             behind: Position {
                 lost: place.lost + 1,
@@ -73,7 +73,7 @@ impl Pauses {
     /// It ends, at `to`, which is `now`.
     pub fn end(&mut self, to: Timestamp, now: Nanos) {
         if let Some(last) = self.noted.back_mut() {
-            self.total += length(last.pause.from, to);
+            self.total += length(last.start, now);
             last.pause.to = Some(to);
             last.end = now;
         }
@@ -92,7 +92,6 @@ impl Pauses {
     }
 }
 
-/// Clocks can be set back.
-fn length(from: Timestamp, to: Timestamp) -> Duration {
-    Duration::try_from(to.duration_since(from)).unwrap_or_default()
+fn length(from: Nanos, to: Nanos) -> Duration {
+    Duration::from_nanos(to.saturating_sub(from))
 }

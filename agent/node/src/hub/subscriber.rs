@@ -73,6 +73,11 @@ impl Subscriber {
         &self.matcher
     }
 
+    /// It has gone; what it wanted.
+    pub fn into_matcher(self) -> Matcher {
+        self.matcher
+    }
+
     /// Whether it is there and goes by this id.
     pub fn goes_by(&self, id: &str) -> bool {
         self.id.as_deref() == Some(id) && !self.has_gone()

@@ -476,15 +476,15 @@ fn second(second: i64) -> Timestamp {
 #[test]
 fn pauses_are_told_in_their_place_to_who_asks_for_that_past() {
     let mut hub = Hub::new(10, 10);
-    hub.pause(second(1));
+    hub.pause(second(1), 10);
     assert_eq!(hub.paused_since(), Some(second(1)));
     hub.end_pause(second(3), 30);
     publish(&mut hub, Kind::Connect, [40, 50]);
-    hub.pause(second(6));
+    hub.pause(second(6), 60);
     hub.end_pause(second(7), 70);
     publish(&mut hub, Kind::Connect, [80]);
-    hub.pause(second(9));
-    assert_eq!(hub.paused_for(second(10)), Duration::from_secs(2 + 1 + 1));
+    hub.pause(second(9), 90);
+    assert_eq!(hub.paused_for(100), Duration::from_nanos(20 + 10 + 10));
 
     let [first, middle, open] = [
         || Got::Paused(1, Some(3), (0, 1)),
@@ -529,11 +529,56 @@ fn pauses_are_told_in_their_place_to_who_asks_for_that_past() {
     assert_eq!(past(&mut hub, everything(), Past::None), []);
 }
 
+#[test]
+fn losses_on_both_sides_of_a_pause_are_told_for_themselves() {
+    let mut hub = Hub::new(10, 10);
+    hub.lost(ring(3), 10);
+    hub.pause(second(2), 20);
+    hub.end_pause(second(3), 30);
+    hub.lost(ring(4), 40);
+    let lost = |count| Got::Lost(LossSource::Ring, count);
+    let pause = || Got::Paused(2, Some(3), (0, 4));
+    let at = |lost| Past::After(Position { sequence: 0, lost });
+    for (position, expected) in [
+        (at(0), vec![lost(3), pause(), lost(4)]),
+        (at(3), vec![pause(), lost(4)]),
+        (at(4), vec![lost(4)]),
+        (at(6), vec![lost(2)]),
+        (at(8), vec![]),
+    ] {
+        assert_eq!(
+            past(&mut hub, everything(), position),
+            expected,
+            "{position:?}"
+        );
+    }
+}
+
+#[test]
+fn what_those_wanted_who_have_gone_is_handed_over_once() {
+    let mut hub = Hub::new(0, 10);
+    let first = subscribe(&mut hub, of_kind(Kind::Failed), Past::None, true);
+    let second = subscribe(&mut hub, everything(), Past::None, true);
+    let third = subscribe(&mut hub, everything(), Past::None, true);
+    assert_eq!(hub.take_departed().len(), 0);
+    drop(first);
+    assert!(hub.look_after());
+    let departed = hub.take_departed();
+    assert!(departed.iter().all(Matcher::wants_failures) && departed.len() == 1);
+    drop(second);
+    publish(&mut hub, Kind::Connect, [1]);
+    assert_eq!(hub.take_departed().len(), 1);
+    hub.end(2);
+    assert_eq!(hub.take_departed().len(), 1);
+    assert_eq!((hub.subscribers(), hub.take_departed().len()), (0, 0));
+    drop(third);
+}
+
 /// They are no losses: nobody is to raise an alarm.
 #[test]
 fn who_ends_a_pause_is_told_of_it_and_others_are_not() {
     let mut hub = Hub::new(0, 10);
-    hub.pause(second(1));
+    hub.pause(second(1), 10);
     hub.end_pause(second(2), 20);
     let mut first = hub
         .subscribe(None, everything(), Past::None, true, true)

@@ -1,5 +1,6 @@
 //! The task.
 
+use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,6 +40,13 @@ const AUDIT: Duration = Duration::from_secs(30);
 
 /// Between two questions for the name of a young container. The kubelet does not report its id at once, and tells nobody.
 const ASK: Duration = Duration::from_secs(1);
+
+/// After the hooks could not be attached, until that is tried again although nobody asks: whether the agent is ready depends
+/// on it, and clients may not find one that is not.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Subscriptions that have ended, at most, whose containers are still selected.
+const MAX_DEPARTED: usize = 256;
 
 /// A container that has no name yet at this age has to wait for the source's own time: a sandbox never gets one.
 const YOUNG: Duration = Duration::from_secs(5);
@@ -101,7 +109,10 @@ pub struct Node {
     waiting: Vec<(Demand, Command)>,
     /// One is held here.
     lease: Lease,
-    attach_error: Option<String>,
+    /// What those wanted who have gone, and until when it is still selected: who comes back finds no gap.
+    departed: VecDeque<(Matcher, Instant)>,
+    /// Why the hooks could not be attached, and when to try again.
+    unattached: Option<(String, Instant)>,
     clock: Clock,
     status: Status,
     losses: Losses,
@@ -134,7 +145,8 @@ impl Node {
             demands: Demands::new(parts.attached, parts.keep_attached),
             waiting: Vec::new(),
             lease: Lease::default(),
-            attach_error: None,
+            departed: VecDeque::new(),
+            unattached: None,
             clock: Clock::now(),
             status,
             losses: Losses::default(),
@@ -151,7 +163,7 @@ impl Node {
         };
         node.parts.hub.set_status(node.status.clone());
         if !node.demands.has(Demand::Connections) {
-            node.parts.hub.pause(Timestamp::now());
+            node.parts.hub.pause(Timestamp::now(), monotonic_now());
         }
         node
     }
@@ -195,13 +207,17 @@ impl Node {
 
     /// When to look at the clock next.
     fn due(&self) -> Instant {
-        let care = (self.need() > Demand::Nothing).then_some(self.cared + CARE);
+        let care = (self.need(self.cared) > Demand::Nothing).then_some(self.cared + CARE);
         let looks = self.parts.containers.due();
         let let_go = self.parts.index.let_go_due();
         let detach = self.demands.due().filter(|_| care.is_none());
+        let forget = self.departed.front().map(|(_, until)| *until);
+        let retry = self.unattached.as_ref().map(|(_, retry)| *retry);
         [
             care,
             detach,
+            forget,
+            retry,
             self.held.due(),
             looks,
             let_go,
@@ -320,11 +336,15 @@ impl Node {
     // === hooks
 
     /// What is needed now.
-    fn need(&self) -> Demand {
+    fn need(&self, now: Instant) -> Demand {
         let parts = &self.parts;
+        let retries = self
+            .unattached
+            .as_ref()
+            .is_some_and(|(_, retry)| *retry <= now);
         let subscribers = parts.hub.matchers().map(demand_of);
         let waiting = self.waiting.iter().map(|(demand, _)| *demand);
-        let is_followed = Lease::strong_count(&self.lease) > 1 || parts.record.is_some();
+        let is_followed = Lease::strong_count(&self.lease) > 1 || parts.record.is_some() || retries;
         let followed = is_followed.then_some(Demand::Connections);
         subscribers
             .chain(waiting)
@@ -335,14 +355,14 @@ impl Node {
 
     /// Asks for the hooks that are needed.
     fn follow_demand(&mut self, now: Instant) {
-        let Some(demand) = self.demands.need(self.need(), now) else {
+        let Some(demand) = self.demands.need(self.need(now), now) else {
             return;
         };
         let was_traced = self.demands.has(Demand::Connections);
         let number = (self.parts.attach)(demand);
         self.demands.asked(demand, number);
         if was_traced && !self.demands.has(Demand::Connections) {
-            self.parts.hub.pause(Timestamp::now());
+            self.parts.hub.pause(Timestamp::now(), monotonic_now());
         }
     }
 
@@ -359,6 +379,10 @@ impl Node {
             self.parts.metrics.count_attach_error();
             warn!("{}", CannotAttach(why.clone()));
         }
+        self.unattached = match &done {
+            Err(why) if !self.demands.has(Demand::Connections) => Some((why.clone(), now + RETRY)),
+            _ => None,
+        };
         for (demand, command) in mem::take(&mut self.waiting) {
             match &done {
                 Ok(()) if self.demands.has(demand) => self.answer(command, has_woken),
@@ -366,7 +390,6 @@ impl Node {
                 Err(why) => refuse(command, CannotAttach(why.clone())),
             }
         }
-        self.attach_error = done.err();
         self.follow_demand(now);
     }
 
@@ -484,6 +507,7 @@ impl Node {
             self.parts.hub.end(subscriber);
             self.subscribers_changed = true;
         }
+        self.subscribers_changed |= self.remember_departed(now);
         if changed || self.subscribers_changed {
             self.subscribers_changed = false;
             self.select(now);
@@ -492,10 +516,25 @@ impl Node {
         self.follow_demand(now);
     }
 
+    /// Keeps for a while what those wanted who have gone. Whether there is less of it than before.
+    fn remember_departed(&mut self, now: Instant) -> bool {
+        let until = now + self.parts.keep_attached;
+        let departed = self.parts.hub.take_departed();
+        self.departed
+            .extend(departed.into_iter().map(|matcher| (matcher, until)));
+        let before = self.departed.len();
+        let excess = before.saturating_sub(MAX_DEPARTED);
+        self.departed.drain(..excess);
+        self.departed.retain(|(_, until)| *until > now);
+        self.departed.len() != before
+    }
+
     /// Makes the filter maps hold what is wanted.
     fn select(&mut self, now: Instant) {
         let parts = &mut self.parts;
-        let matchers: Vec<&Matcher> = parts.hub.matchers().chain(&parts.record).collect();
+        let departed = self.departed.iter().map(|(matcher, _)| matcher);
+        let matchers = parts.hub.matchers().chain(departed).chain(&parts.record);
+        let matchers: Vec<&Matcher> = matchers.collect();
         let wanted = selection::for_subscribers(&parts.index, matchers.iter().copied(), now);
         let outcomes: Vec<Outcome> = std::iter::once(parts.maps.replace(&wanted))
             .chain(parts.sets.iter_mut().map(|set| set.follow(&parts.index)))
@@ -539,8 +578,8 @@ impl Node {
             sequence: parts.hub.sequence(),
             subscribers: parts.hub.subscribers(),
             paused_since: parts.hub.paused_since(),
-            paused_for: parts.hub.paused_for(Timestamp::now()),
-            attach_error: self.attach_error.clone(),
+            paused_for: parts.hub.paused_for(monotonic_now()),
+            attach_error: self.unattached.as_ref().map(|(why, _)| why.clone()),
             history: parts.hub.history_len(),
             pods: parts.index.pods(),
             sizes: parts.index.sizes(),

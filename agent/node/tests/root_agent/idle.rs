@@ -19,6 +19,7 @@ tests![
     what_is_open_is_known_before_a_watch_is_live,
     a_list_attaches_for_itself,
     who_asks_for_the_past_is_told_of_pauses,
+    who_comes_back_finds_no_gap,
     what_is_recorded_keeps_the_hooks,
     a_watch_is_live_soon,
     a_thousand_subscribers_leave_nothing,
@@ -231,6 +232,24 @@ fn who_asks_for_the_past_is_told_of_pauses() {
     };
     assert_eq!(pause.position, Some(behind));
     assert_eq!(past(&agent, History::Resume(behind)), (0, 0));
+}
+
+/// A stream breaks, and is resumed before the hooks are let go.
+fn who_comes_back_finds_no_gap() {
+    let mut open = Open::with(&[]);
+    let agent = open.client();
+    let watch = agent.watch(of("shop"));
+    let position = v1::Position {
+        epoch: watch.epoch,
+        sequence: 0,
+        lost: agent.info().lost.iter().map(|lost| lost.count).sum::<u64>() + 1,
+    };
+    drop(watch);
+    wait_until("the stream has ended", || agent.info().subscribers == 0);
+    open.cart.actor.close();
+    let hour = Duration::from_secs(3600);
+    wait_until("the close is remembered", || past(&agent, ago(hour)).0 == 1);
+    assert_eq!(past(&agent, History::Resume(position)), (1, 0));
 }
 
 fn what_is_recorded_keeps_the_hooks() {

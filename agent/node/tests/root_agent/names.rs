@@ -94,7 +94,7 @@ fn both_ends_are_named_in_full() {
 }
 
 fn the_kernel_drops_what_nobody_asked_for() {
-    let mut node = Node::new();
+    let mut node = Node::with(&["--detach-after", "0"]);
     let mut server = node.pod("other", "db-0", json!({}));
     let mut client = node.pod("shop", "cart-0", json!({}));
     let agent = node.client();
