@@ -90,9 +90,9 @@ static __always_inline void probe_conn(struct tt_conn *conn, struct sock *sk)
 /* The entry of this socket's address, whosever it is. */
 static __always_inline struct tt_conn *conn_of(struct sock *sk)
 {
-	__u64 key = (__u64)sk;
+	__u64 key = probed_key_of(sk);
 
-	return bpf_map_lookup_elem(&conns, &key);
+	return lookup_conn(key);
 }
 
 static __always_inline void set_accepted(struct tt_conn *conn)
@@ -118,7 +118,7 @@ static __noinline void adopt_accepted(struct sock *sk)
 	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
 	struct tt_conn conn = {}, *other;
 
-	if (tt_paused || state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN)
+	if (tt_phase == TT_PAUSED || state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN)
 		return;
 	probe_conn(&conn, sk);
 	if (!follows(conn.family, conn.netns))
@@ -128,7 +128,7 @@ static __noinline void adopt_accepted(struct sock *sk)
 	conn.source = TT_SOURCE_ACCEPT;
 	read_process(current_task(), &conn.owner);
 	conn.opened = state != BPF_TCP_SYN_RECV;
-	switch (insert_conn((__u64)sk, &conn)) {
+	switch (insert_conn(probed_key_of(sk), &conn)) {
 	case 0:
 		if (conn.opened)
 			emit_opened(&conn, TT_ACCEPT, conn.t_accepted);
@@ -152,7 +152,7 @@ static __always_inline void on_accepted(struct tt_conn *conn, struct sock *sk, b
 	if (belongs(conn, cookie, BPF_CORE_READ(sk, __sk_common.skc_dport))) {
 		set_accepted(conn);
 	} else if (adopt) {
-		retire(conn, (__u64)sk);
+		retire(conn, probed_key_of(sk));
 		adopt_accepted(sk);
 	}
 }

@@ -47,7 +47,7 @@ static __noinline void retire(struct tt_conn *conn, __u64 key)
 			conn->t_closed = bpf_ktime_get_ns();
 		report_closed(conn, NULL);
 	}
-	bpf_map_delete_elem(&conns, &key);
+	delete_conn(key);
 }
 
 /*
@@ -64,8 +64,8 @@ static __always_inline bool belongs(struct tt_conn *conn, __u64 cookie, __be16 p
 /* The connection of this socket, or NULL. */
 static __always_inline struct tt_conn *find(struct sock *sk)
 {
-	__u64 key = (__u64)sk;
-	struct tt_conn *conn = bpf_map_lookup_elem(&conns, &key);
+	__u64 key = key_of(sk);
+	struct tt_conn *conn = lookup_conn(key);
 
 	if (!conn || belongs(conn, sk->__sk_common.skc_cookie.counter, sk->__sk_common.skc_dport))
 		return conn;
@@ -125,12 +125,12 @@ static __always_inline void heal_accept(struct tt_conn *conn, bool current_close
 /* The entry of a new attempt, whatever was there before. False if there is no room. */
 static __always_inline bool replace(struct sock *sk, struct tt_conn *conn, bool again)
 {
-	__u64 key = (__u64)sk;
+	__u64 key = key_of(sk);
 
 	if (!insert_conn(key, conn))
 		return true;
 
-	struct tt_conn *old = bpf_map_lookup_elem(&conns, &key);
+	struct tt_conn *old = lookup_conn(key);
 
 	if (old) {
 		/* Without cookies: this is the same socket, since no other was destroyed. */
@@ -143,7 +143,7 @@ static __always_inline bool replace(struct sock *sk, struct tt_conn *conn, bool 
 		}
 		retire(old, key);
 	}
-	return !bpf_map_update_elem(&conns, &key, conn, BPF_ANY);
+	return !insert_conn(key, conn);
 }
 
 /* CLOSE -> SYN_SENT, in the connecting process. The source port is not chosen yet. */
@@ -185,7 +185,7 @@ static __noinline bool add_passive(struct sock *sk)
 	conn.role = TT_ROLE_SERVER;
 	read_tuple(&conn, sk);
 	/* Without room the accept hook tries again, and counts. */
-	return insert_conn((__u64)sk, &conn) != -EEXIST;
+	return insert_conn(key_of(sk), &conn) != -EEXIST;
 }
 
 /* SYN_SENT -> ESTABLISHED of a socket whose SYN was not seen: it has no owner yet. */
@@ -204,7 +204,7 @@ static __noinline void add_active(struct sock *sk)
 	if (tp)
 		conn.life = life_of(memory_of(sk), &conn, tp->segs_out);
 	/* Without room it is counted at its end. */
-	insert_conn((__u64)sk, &conn);
+	insert_conn(key_of(sk), &conn);
 }
 
 static __always_inline void on_established(struct sock *sk, int from)
@@ -234,13 +234,27 @@ static __always_inline void on_established(struct sock *sk, int from)
 		report_opened(conn, conn->t_established);
 }
 
+/*
+ * This side ends a connection that has no entry: by its FIN or, without one, at once. What was on its way to its end when the
+ * hooks came is not among these, nor is a child that nobody accepted.
+ */
+static __always_inline void count_untracked(struct sock *sk)
+{
+	if (tt_phase == TT_LIVE && is_grafted(sk) &&
+	    follows(sk->__sk_common.skc_family, netns_of(sk)))
+		count(TT_UNTRACKED);
+}
+
 /* -> FIN_WAIT1: this side closes first. -> LAST_ACK: it closes after the peer. */
-static __always_inline void on_local_fin(struct sock *sk, int to)
+static __always_inline void on_local_fin(struct sock *sk, int to, bool again)
 {
 	struct tt_conn *conn = find(sk);
 
-	if (!conn)
+	if (!conn) {
+		if (!again)
+			count_untracked(sk);
 		return;
+	}
 	heal_connect(conn, sk, is_grafted(sk));
 	if (to == BPF_TCP_FIN_WAIT1 && !conn->t_fin) {
 		conn->t_fin = bpf_ktime_get_ns();
@@ -354,17 +368,14 @@ static __always_inline void on_failed(struct tt_conn *conn, struct sock *sk)
 static __always_inline void on_closed(struct sock *sk, int from, bool again)
 {
 	struct tt_conn *conn = find(sk);
-	__u64 key = (__u64)sk;
+	__u64 key = key_of(sk);
 	bool current_acts, lost;
 	__u8 broken;
 	int error;
 
 	if (!conn) {
-		/* A child that nobody accepted is neither held nor let go by a process. */
-		if (!again && from != BPF_TCP_SYN_SENT && from != BPF_TCP_SYN_RECV &&
-		    (is_grafted(sk) || has_flag(sk, SOCK_DEAD_BIT)) &&
-		    follows(sk->__sk_common.skc_family, netns_of(sk)))
-			count(TT_UNTRACKED);
+		if (!again && (from == BPF_TCP_ESTABLISHED || from == BPF_TCP_CLOSE_WAIT))
+			count_untracked(sk);
 		return;
 	}
 	if (conn->closed)
@@ -405,14 +416,14 @@ static __always_inline void on_closed(struct sock *sk, int from, bool again)
 	}
 	/* A socket that a process still holds may connect again: tcp_destroy_sock ends it. */
 	if (conn->reported && has_flag(sk, SOCK_DEAD_BIT))
-		bpf_map_delete_elem(&conns, &key);
+		delete_conn(key);
 }
 
 /* The socket goes away: report what was missed until now. */
 static __always_inline void on_destroyed(struct sock *sk)
 {
 	struct tt_conn *conn = find(sk);
-	__u64 key = (__u64)sk;
+	__u64 key = key_of(sk);
 
 	if (!conn)
 		return;
@@ -449,7 +460,7 @@ static __always_inline void on_destroyed(struct sock *sk)
 		heal_accept(conn, false);
 	if (conn->opened && !conn->reported)
 		report_closed(conn, sk);
-	bpf_map_delete_elem(&conns, &key);
+	delete_conn(key);
 }
 
 #endif

@@ -93,6 +93,22 @@ struct tt_conn {
 	__u8 pad[3];
 };
 
+/* A place in the table of connections. */
+struct tt_slot {
+	__u64 key;    /* of the socket; 0: nothing is here */
+	__u64 claims; /* not 0: it is taken */
+	struct tt_conn conn;
+	__u64 tail; /* as the key: who reads on while another connection comes sees that they differ */
+};
+
+#define TT_WAYS 4
+
+/* The places for the sockets of some addresses. */
+struct tt_set {
+	__u64 spilled; /* how many of them are in the hash map */
+	struct tt_slot slots[TT_WAYS];
+};
+
 struct tt_event {
 	__u64 time;
 	struct tt_conn conn;
@@ -130,6 +146,13 @@ enum tt_counter {
 	TT_COUNTERS,
 };
 
+/* Which hooks are attached; the reader sets it. */
+enum tt_phase {
+	TT_LIVE = 0,    /* all */
+	TT_SEEDING = 1, /* all, and what is open already is being looked for: what ends meanwhile nobody has asked for */
+	TT_PAUSED = 2,  /* not all: an accept alone makes no entry, whose end might go unseen */
+};
+
 /* Set before load, constant afterwards. 0 turns a filter off. */
 struct tt_config {
 	__u32 pid;
@@ -143,7 +166,9 @@ struct tt_config {
 	__u8 either;           /* one of by_cgroup and by_mntns has to hold, not both */
 	__u8 keep_verdicts;    /* on cgroups, as long as the generation of the filter maps is the same */
 	__u8 remembers;        /* sockets remember their connections while nothing is attached */
-	__u8 pad[2];
+	__u8 has_sets;         /* the table of connections has sets */
+	__u8 pad[1];
+	__u32 set_mask;        /* one less than how many, which is a power of two */
 	__u32 hierarchy;       /* the one whose cgroups are reported; 0 is v2 */
 };
 
@@ -151,6 +176,8 @@ _Static_assert(sizeof(struct tt_process) == 40, "tt_process has a hole");
 _Static_assert(sizeof(struct tt_conn) == 168, "tt_conn has a hole");
 _Static_assert(sizeof(struct tt_event) == 216, "tt_event has a hole");
 _Static_assert(sizeof(struct tt_cgroup) == 528, "tt_cgroup has a hole");
-_Static_assert(sizeof(struct tt_config) == 24, "tt_config has a hole");
+_Static_assert(sizeof(struct tt_slot) == 192, "tt_slot has a hole");
+_Static_assert(sizeof(struct tt_set) == 776, "tt_set has a hole");
+_Static_assert(sizeof(struct tt_config) == 28, "tt_config has a hole");
 
 #endif

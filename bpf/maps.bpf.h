@@ -11,20 +11,18 @@ const volatile struct tt_config tt_config = {};
  */
 volatile __u32 tt_reader_parked = 0;
 
-/*
- * Set while the hooks are not all attached. An accept alone does not make an entry then, whose end might go unseen: what is
- * open afterwards is found by the snapshot.
- */
-volatile __u32 tt_paused = 1;
+volatile __u32 tt_phase = TT_PAUSED;
 
 /* Names the ABI in BTF, so that the generated skeleton has it. Never written. */
 struct tt_abi {
 	struct tt_event event;
+	struct tt_set set;
 	enum tt_type type;
 	enum tt_role role;
 	enum tt_source source;
 	enum tt_reason reason;
 	enum tt_counter counter;
+	enum tt_phase phase;
 	struct tt_cgroup cgroup;
 	enum tt_cgroup_change change;
 } *tt_abi = NULL;
@@ -33,23 +31,6 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 8 << 20);
 } events SEC(".maps");
-
-/*
- * Connections by the address of their socket. Preallocated: an insert cannot fail
- * for want of memory, only for want of a free entry, and that is counted.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 65536);
-	__type(key, __u64);
-	__type(value, struct tt_conn);
-} conns SEC(".maps");
-
-/* 0 or a negative errno: an int, since before 6.4 the upper half of the result is not set. */
-static __always_inline int insert_conn(__u64 key, const struct tt_conn *conn)
-{
-	return bpf_map_update_elem(&conns, &key, conn, BPF_NOEXIST);
-}
 
 /* Who listens on a port, by netns << 16 | port: looked up only if an accept was not seen. */
 struct tt_listener {

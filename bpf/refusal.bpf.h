@@ -60,11 +60,11 @@ static __noinline void report_refusal(struct sock *sk, __u64 since, const struct
 				      int error)
 {
 	struct tt_conn conn = {}, *known;
-	__u64 key = (__u64)sk;
+	__u64 key = probed_key_of(sk);
 
 	if (!to)
 		return;
-	known = bpf_map_lookup_elem(&conns, &key);
+	known = lookup_conn(key);
 	conn.family = BPF_CORE_READ(sk, __sk_common.skc_family);
 	conn.netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 	/*

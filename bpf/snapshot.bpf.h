@@ -34,11 +34,9 @@ static __always_inline void seed_listener(struct task_struct *task, struct sock 
 }
 
 /* A client whose SYN was sent before the hooks were there to see it. */
-static __always_inline bool lacks_owner(__u64 key)
+static __always_inline bool lacks_owner(const struct tt_conn *conn)
 {
-	struct tt_conn *conn = bpf_map_lookup_elem(&conns, &key);
-
-	return conn && conn->role == TT_ROLE_CLIENT && conn->source == TT_SOURCE_UNKNOWN;
+	return conn->role == TT_ROLE_CLIENT && conn->source == TT_SOURCE_UNKNOWN;
 }
 
 /* The connection as it was when the programs were detached; its cookie and tuple are the same. */
@@ -58,8 +56,9 @@ static __always_inline bool seed(struct task_struct *task, struct sock *sk, stru
 				 const struct tt_memory *memory)
 {
 	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
-	__u64 key = (__u64)sk, port = listening_port(conn->netns, conn->local_port);
+	__u64 key = probed_key_of(sk), port = listening_port(conn->netns, conn->local_port);
 	__u32 segs_out = BPF_CORE_READ((struct tcp_sock *)sk, segs_out);
+	struct tt_conn *known;
 
 	if (state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN || state == BPF_TCP_SYN_RECV ||
 	    !follows(conn->family, conn->netns))
@@ -94,9 +93,10 @@ static __always_inline bool seed(struct task_struct *task, struct sock *sk, stru
 	case 0:
 		break;
 	case -EEXIST:
-		if (!lacks_owner(key))
+		known = lookup_conn(key);
+		if (!known || !lacks_owner(known))
 			return false;
-		bpf_map_update_elem(&conns, &key, conn, BPF_ANY);
+		*known = *conn;
 		break;
 	default:
 		count(TT_MAP_FULL);
@@ -104,7 +104,7 @@ static __always_inline bool seed(struct task_struct *task, struct sock *sk, stru
 	}
 	/* It may have been reset before the entry was there for the hook to find. */
 	if (BPF_CORE_READ(sk, __sk_common.skc_state) == BPF_TCP_CLOSE) {
-		bpf_map_delete_elem(&conns, &key);
+		delete_conn(key);
 		return false;
 	}
 	return tt_config.list_existing && conn->opened && selected(&conn->owner);
@@ -138,12 +138,12 @@ static __always_inline void seed_connection(struct task_struct *task, struct soc
 static __always_inline void remember(struct sock *sk)
 {
 	struct tt_memory *memory;
-	__u64 key = (__u64)sk, cookie;
+	__u64 key = probed_key_of(sk), cookie;
 	struct tt_conn *conn;
 
 	if (!tt_config.remembers || !is_stream_of(sk, IPPROTO_TCP))
 		return;
-	conn = bpf_map_lookup_elem(&conns, &key);
+	conn = lookup_conn(key);
 	cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
 	if (!conn || conn->cookie != cookie)
 		return;

@@ -11,6 +11,7 @@
 #include "event.h"
 #include "maps.bpf.h"
 #include "sock.bpf.h"
+#include "table.bpf.h"
 #include "process.bpf.h"
 #include "filter.bpf.h"
 #include "listener.bpf.h"
@@ -39,7 +40,7 @@ static __always_inline int on_transition(struct sock *sk, int from, int to, bool
 		break;
 	case BPF_TCP_FIN_WAIT1:
 	case BPF_TCP_LAST_ACK:
-		on_local_fin(sk, to);
+		on_local_fin(sk, to, again);
 		break;
 	case BPF_TCP_CLOSE_WAIT:
 		on_remote_fin(sk);

@@ -140,6 +140,8 @@ struct Row {
     instead: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lost: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    costs: Option<&'static str>,
 }
 
 impl Row {
@@ -159,6 +161,7 @@ impl Row {
             why,
             instead: None,
             lost: None,
+            costs: None,
         }
     }
 
@@ -185,6 +188,7 @@ impl Row {
             }
         }
         row.lost = plan.lost(hook).map(|lost| lost.to_string());
+        row.costs = hook.costs.filter(|_| row.state == Use::Used);
         row
     }
 }
@@ -356,6 +360,9 @@ impl Display for Report {
             }
             if let Some(lost) = &hook.lost {
                 writeln!(f, "    lost: {lost}")?;
+            }
+            if let Some(costs) = hook.costs {
+                writeln!(f, "    costs: {costs}")?;
             }
         }
         let verdict = match self.verdict {

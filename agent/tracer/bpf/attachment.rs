@@ -25,6 +25,7 @@ use super::load::{iterate, load_again, snapshot};
 use super::plan::{Plan, When};
 use super::programs::Program;
 use super::skel::TcptracerSkel;
+use super::skel::types::tt_phase;
 
 /// Entries to delete with one system call.
 const BATCH: u32 = 1024;
@@ -132,20 +133,25 @@ impl Attachment {
     /// with what is open already. What fails leaves nothing attached that was not before.
     fn attach_asked(&mut self, skel: &mut TcptracerSkel<'_>, demand: Demand) -> Result<Found> {
         let before = self.asked.len();
-        let begins = demand > Demand::Nothing && is_paused(skel);
+        let begins = demand > Demand::Nothing && phase(skel) != Some(tt_phase::TT_LIVE);
         let tried = self.try_attaching(skel, demand).and_then(|()| {
-            if begins {
-                set_paused(skel, false);
+            if !begins {
+                return Ok((Vec::new(), 0));
             }
-            match begins && self.plan.snapshot {
-                true => snapshot(skel),
-                false => Ok((Vec::new(), 0)),
-            }
+            set_phase(skel, tt_phase::TT_SEEDING);
+            let found = match self.plan.snapshot {
+                true => snapshot(skel)?,
+                false => (Vec::new(), 0),
+            };
+            set_phase(skel, tt_phase::TT_LIVE);
+            Ok(found)
         });
         if tried.is_err() {
             let added = self.asked.split_off(before);
             added.iter().for_each(|(place, _)| self.note(*place, false));
-            set_paused(skel, !self.has(Place::SetState));
+            if !self.has(Place::SetState) {
+                set_phase(skel, tt_phase::TT_PAUSED);
+            }
         }
         tried
     }
@@ -210,7 +216,7 @@ impl Attachment {
         left.iter().for_each(|(place, _)| self.note(*place, false));
         let forget = left.iter().any(|(place, _)| *place == Place::SetState);
         if forget {
-            set_paused(skel, true);
+            set_phase(skel, tt_phase::TT_PAUSED);
         }
         let keep = Arc::new(AtomicBool::new(false));
         let (is_kept, waker) = (Arc::clone(&keep), waker.clone());
@@ -247,6 +253,7 @@ impl Attachment {
             iterate(skel, Group::Memory).context("cannot remember what is open")?;
         }
         let maps = &skel.maps;
+        clear(&maps.sets).context("cannot empty the table of connections")?;
         for map in [
             &maps.conns,
             &maps.listeners,
@@ -278,16 +285,36 @@ fn is_spent(error: &anyhow::Error) -> bool {
     error.is_some_and(|e| e.kind() == ErrorKind::NotFound)
 }
 
-/// Tells the programs whether all hooks are attached that follow connections.
-fn set_paused(skel: &mut TcptracerSkel<'_>, paused: bool) {
-    if let Some(bss) = skel.maps.data_data.as_deref_mut() {
-        bss.tt_paused = paused.into();
+/// Tells the programs which hooks are attached.
+fn set_phase(skel: &mut TcptracerSkel<'_>, phase: tt_phase) {
+    if let Some(data) = skel.maps.data_data.as_deref_mut() {
+        data.tt_phase = phase.0;
     }
 }
 
-fn is_paused(skel: &TcptracerSkel<'_>) -> bool {
-    let data = skel.maps.data_data.as_deref();
-    data.is_some_and(|data| data.tt_paused != 0)
+fn phase(skel: &TcptracerSkel<'_>) -> Option<tt_phase> {
+    let data = skel.maps.data_data.as_deref()?;
+    Some(tt_phase(data.tt_phase))
+}
+
+/// Of an array.
+fn clear(map: &MapMut<'_>) -> libbpf_rs::Result<()> {
+    let all: Vec<u32> = (0..map.max_entries()).collect();
+    for places in all.chunks(BATCH as usize) {
+        let keys: Vec<u8> = places
+            .iter()
+            .flat_map(|place| place.to_ne_bytes())
+            .collect();
+        let values = vec![0; places.len() * map.value_size() as usize];
+        map.update_batch(
+            &keys,
+            &values,
+            places.len() as u32,
+            MapFlags::ANY,
+            MapFlags::ANY,
+        )?;
+    }
+    Ok(())
 }
 
 fn empty(map: &MapMut<'_>) -> libbpf_rs::Result<()> {

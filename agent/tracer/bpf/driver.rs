@@ -189,7 +189,7 @@ impl Ready {
     ) -> Result<Self> {
         Ok(Self {
             plan,
-            connections: Connections::new(&skel.maps.conns, undecodable)?,
+            connections: Connections::new(&skel.maps.sets, &skel.maps.conns, undecodable)?,
             verdicts: Verdicts::new(&skel.maps.generation)?,
             programs: programs::loaded(skel, &plan, config)?,
         })

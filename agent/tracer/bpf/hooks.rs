@@ -72,6 +72,8 @@ pub struct Hook {
     pub refused: Option<&'static str>,
     /// What is lost without it and what is there instead.
     pub lost: Option<Shortcoming>,
+    /// What it costs others, where that is much.
+    pub costs: Option<&'static str>,
     /// The program before it is loaded.
     pub open: for<'p, 'o> fn(&'p mut OpenTcptracerProgs<'o>) -> &'p mut OpenProgramMut<'o>,
     /// The program.
@@ -130,6 +132,7 @@ macro_rules! hooks {
                     unless: None,
                     refused: None,
                     lost: None,
+                    costs: None,
                     open: |progs| &mut progs.$program,
                     loaded: |progs| &progs.$program,
                 }
@@ -141,6 +144,10 @@ macro_rules! hooks {
 /// What tells an error that its process reads, and so clears, before we see it.
 const INFERRED: Instead =
     Instead::Text("what the socket still shows of an error that was read too early");
+
+/// The kernel takes the slow way through system calls while a tracepoint of one is attached.
+const ALL_CALLS: Option<&str> =
+    Some("while it is attached, every system call of the host takes longer");
 
 hooks! {
     /// The state machine once more, for what its first programs were skipped for. It has to run after those.
@@ -184,10 +191,12 @@ hooks! {
     Accepts {
         /// Who accepted.
         ExitAccept: Tp "syscalls/sys_exit_accept" => tt_exit_accept,
-            unless: Some(Place::SockGraft);
+            unless: Some(Place::SockGraft),
+            costs: ALL_CALLS;
         /// The same of the other system call.
         ExitAccept4: Tp "syscalls/sys_exit_accept4" => tt_exit_accept4,
-            unless: Some(Place::SockGraft);
+            unless: Some(Place::SockGraft),
+            costs: ALL_CALLS;
     }
     /// Connects that fail before a SYN is sent, those of io_uring too.
     Refusals {
@@ -206,11 +215,13 @@ hooks! {
         /// What a connect is for.
         EnterConnect: Tp "syscalls/sys_enter_connect" => tt_enter_connect,
             unless: Some(Place::StreamConnected),
-            lost: Some(Shortcoming::RefusedConnects);
+            lost: Some(Shortcoming::RefusedConnects),
+            costs: ALL_CALLS;
         /// That it failed.
         ExitConnect: Tp "syscalls/sys_exit_connect" => tt_exit_connect,
             unless: Some(Place::StreamConnected),
-            lost: Some(Shortcoming::RefusedConnects);
+            lost: Some(Shortcoming::RefusedConnects),
+            costs: ALL_CALLS;
     }
     /// The accepts of io_uring.
     IoUring {
@@ -232,7 +243,7 @@ hooks! {
     /// What stays of connections while no hook is attached.
     Memory {
         /// What is open, and the sockets that were connected.
-        Remember: Iter "task_file of connections to remember" => tt_remember;
+        Remember: Iter "task_file of memories" => tt_remember;
     }
     /// Cgroups that come and go.
     Cgroups {

@@ -18,7 +18,7 @@ use super::hooks::{Group, HOOKS, Hook};
 use super::maps;
 use super::plan::{Facts, Plan, When};
 use super::skel::{OpenTcptracerSkel, TcptracerSkel, TcptracerSkelBuilder};
-use super::wire;
+use super::wire::{self, TT_WAYS};
 
 /// Loads what these facts allow, with the user's configuration. Nothing is attached.
 pub fn load<'o>(
@@ -37,15 +37,18 @@ pub fn load<'o>(
         .events
         .set_max_entries(config.ring_bytes)
         .with_context(|| format!("cannot set the ring to {} bytes", config.ring_bytes))?;
+    let table = Table::of(config.max_connections);
+    let no_room = || {
+        let connections = config.max_connections;
+        format!("cannot make room for {connections} connections")
+    };
+    let sets = table.sets.max(1);
+    skel.maps.sets.set_max_entries(sets).with_context(no_room)?;
+    let rest = table.rest;
     skel.maps
         .conns
-        .set_max_entries(config.max_connections)
-        .with_context(|| {
-            format!(
-                "cannot make room for {} connections",
-                config.max_connections
-            )
-        })?;
+        .set_max_entries(rest)
+        .with_context(no_room)?;
     let filter = &config.filter;
     skel.maps
         .memories
@@ -70,6 +73,28 @@ pub fn load<'o>(
         }
     }
     Ok((skel, plan))
+}
+
+/// How the table of connections is laid out.
+struct Table {
+    /// Sets: a power of two, or none.
+    sets: u32,
+    /// Entries of the hash map for those that find their set full.
+    rest: u32,
+}
+
+impl Table {
+    /// For so many connections. At least half of them are in sets; when all are full, hardly any slot is empty.
+    const fn of(connections: u32) -> Self {
+        let sets = match connections / TT_WAYS / 2 {
+            0 => 0,
+            half => 1 << half.ilog2(),
+        };
+        Self {
+            sets,
+            rest: connections - sets * TT_WAYS,
+        }
+    }
 }
 
 /// Loads the programs of some hooks once more, with the maps of what is loaded.
@@ -140,6 +165,9 @@ fn set_config(skel: &mut OpenTcptracerSkel<'_>, config: &Config, plan: &Plan) ->
     to.failed = config.failed.into();
     to.list_existing = config.existing.into();
     to.cookies = plan.cookies.into();
+    let table = Table::of(config.max_connections);
+    to.has_sets = (table.sets > 0).into();
+    to.set_mask = table.sets.saturating_sub(1);
     to.hierarchy = config.cgroups.unwrap_or(0);
     to.either = filter.either_map.into();
     to.keep_verdicts = filter.keep_verdicts.into();

@@ -144,7 +144,10 @@ fn try_them(cookies: bool, hooks: &[&Hook]) -> libbpf_rs::Result<()> {
     skel.maps.conns.set_max_entries(1)?;
     skel.maps.events.set_max_entries(4096)?;
     if let Some(rodata) = skel.maps.rodata_data.as_deref_mut() {
+        // With all that tracing may use.
         rodata.tt_config.cookies = cookies.into();
+        rodata.tt_config.remembers = cookies.into();
+        rodata.tt_config.has_sets = 1;
     }
     for hook in &HOOKS {
         let is_tried = hooks.iter().any(|tried| tried.place == hook.place);

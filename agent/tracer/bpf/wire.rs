@@ -64,6 +64,27 @@ struct RawConn {
     pad: [u8; 3],
 }
 
+/// `struct tt_slot`.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct RawSlot {
+    key: u64,
+    claims: u64,
+    conn: RawConn,
+    tail: u64,
+}
+
+/// How many slots a set has.
+pub const TT_WAYS: u32 = 4;
+
+/// `struct tt_set`.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct RawSet {
+    spilled: u64,
+    slots: [RawSlot; TT_WAYS as usize],
+}
+
 /// `struct tt_event`.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -145,6 +166,8 @@ same_layout!(
     error_inferred,
     pad,
 );
+same_layout!(RawSlot, types::tt_slot, key, claims, conn, tail);
+same_layout!(RawSet, types::tt_set, spilled, slots);
 same_layout!(
     RawEvent,
     types::tt_event,
@@ -245,6 +268,22 @@ pub fn decode_connections<E: AsRef<[u8]>>(
     sort_out(entries.filter_map(|entry| decode_connection(entry.as_ref(), now).transpose()))
 }
 
+/// The same of sets of the table. A slot whose connection came while it was read is left out: it was not there before.
+pub fn decode_sets<E: AsRef<[u8]>>(sets: impl Iterator<Item = E>, now: Nanos) -> (Vec<Event>, u64) {
+    sort_out(sets.flat_map(|set| decode_set(set.as_ref(), now)))
+}
+
+fn decode_set(set: &[u8], now: Nanos) -> Vec<Result<Event, DecodeError>> {
+    let Ok(set) = RawSet::read_from_bytes(set) else {
+        return vec![Err(DecodeError::Size(set.len()))];
+    };
+    let slots = set.slots.iter();
+    let taken = slots.filter(|slot| slot.key != 0 && slot.key == slot.tail);
+    taken
+        .filter_map(|slot| existing(slot.conn, now).transpose())
+        .collect()
+}
+
 fn sort_out(decoded: impl Iterator<Item = Result<Event, DecodeError>>) -> (Vec<Event>, u64) {
     let mut bad = 0;
     let events = decoded.filter_map(|event| event.inspect_err(|_| bad += 1).ok());
@@ -255,6 +294,10 @@ fn sort_out(decoded: impl Iterator<Item = Result<Event, DecodeError>>) -> (Vec<E
 /// [`Kind::Existing`] at `now`.
 fn decode_connection(entry: &[u8], now: Nanos) -> Result<Option<Event>, DecodeError> {
     let conn = RawConn::read_from_bytes(entry).map_err(|_| DecodeError::Size(entry.len()))?;
+    existing(conn, now)
+}
+
+fn existing(conn: RawConn, now: Nanos) -> Result<Option<Event>, DecodeError> {
     if conn.closed != 0 || conn.opened == 0 {
         return Ok(None);
     }

@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The connections that are followed, by where in memory their socket is.
+ *
+ * In an array of sets of slots, all of which is there from the start: a hash map's look-ups, inserts and deletes cost more
+ * than all else that a connection takes. What finds its set full goes to a hash map, and the set counts it. A table that is
+ * too small for sets is the hash map alone.
+ *
+ * A slot is its taker's whose addition to the claims makes one. Processors agree on the order of additions to one address,
+ * so at most one of several takers sees that; all may back off, and go on to the next slot.
+ */
+#ifndef TT_TABLE_BPF_H
+#define TT_TABLE_BPF_H
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tt_set);
+} sets SEC(".maps");
+
+/*
+ * Preallocated: an insert cannot fail for want of memory, only for want of a free entry, and that is counted.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, __u64);
+	__type(value, struct tt_conn);
+} conns SEC(".maps");
+
+/* The address that keys are relative to, as a number. */
+__u64 tt_base = 0;
+
+/*
+ * The key of a socket behind a pointer that the verifier trusts. With such an address it forbids all arithmetic but to subtract
+ * another one; what is left is a number.
+ */
+static __always_inline __u64 key_of(struct sock *sk)
+{
+	return (__u64)sk - (__u64)&tt_config;
+}
+
+/* The same of any pointer, which may be a number already. */
+static __always_inline __u64 probed_key_of(struct sock *sk)
+{
+	__u64 address = 0;
+
+	bpf_probe_read_kernel(&address, sizeof(address), &sk);
+	/* What is read back from a map is a number. Everybody writes the same. */
+	*(volatile __u64 *)&tt_base = (__u64)&tt_config;
+	return address - *(volatile __u64 *)&tt_base;
+}
+
+/* What the compiler knows of the variable, it forgets. */
+#define forget(var) asm volatile("" : "+r"(var))
+
+/*
+ * What was written before is seen by others before what is written next. x86 keeps that order itself; elsewhere a record
+ * that is discarded has the kernel keep it, for want of an instruction that every kernel takes.
+ */
+static __always_inline void keep_order(void)
+{
+#ifndef __TARGET_ARCH_x86
+	void *record = bpf_ringbuf_reserve(&events, 8, 0);
+
+	if (record)
+		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
+#endif
+	asm volatile("" ::: "memory");
+}
+
+static __always_inline struct tt_set *set_of(__u64 key)
+{
+	/* Fibonacci hashing. */
+	__u32 place = key * 0x9e3779b97f4a7c15ULL >> 32 & tt_config.set_mask;
+
+	return tt_config.has_sets ? bpf_map_lookup_elem(&sets, &place) : NULL;
+}
+
+/* The way whose slot has the key, or any. Without a branch for each: the verifier would follow what comes next for each. */
+static __always_inline __u32 way_of(const struct tt_set *set, __u64 key)
+{
+	__u64 way = 0;
+
+#pragma unroll
+	for (__u64 i = 1; i < TT_WAYS; i++) {
+		__u64 other = set->slots[i].key ^ key;
+
+		other |= -other;
+		forget(other);
+		way |= i & ((other >> 63) - 1);
+	}
+	forget(way);
+	return way & (TT_WAYS - 1);
+}
+
+static __always_inline struct tt_conn *lookup_conn(__u64 key)
+{
+	struct tt_set *set = set_of(key);
+
+	if (set) {
+		struct tt_slot *slot = &set->slots[way_of(set, key)];
+
+		if (slot->key == key)
+			return &slot->conn;
+		if (!set->spilled)
+			return NULL;
+	}
+	return bpf_map_lookup_elem(&conns, &key);
+}
+
+static __always_inline void release(struct tt_slot *slot)
+{
+	slot->tail = 0;
+	slot->key = 0;
+	keep_order();
+	__sync_fetch_and_add(&slot->claims, -1);
+}
+
+/* Whether the slot is the caller's now. */
+static __always_inline bool claim(struct tt_slot *slot)
+{
+	if (read_once(slot->claims))
+		return false;
+	__sync_fetch_and_add(&slot->claims, 1);
+	if (read_once(slot->claims) == 1)
+		return true;
+	__sync_fetch_and_add(&slot->claims, -1);
+	return false;
+}
+
+/* Somebody who did not hold the socket's lock has inserted the same at the same time: one of the two goes. */
+static __always_inline bool is_second(const struct tt_set *set, __u64 key, __u32 way)
+{
+	bool second = false;
+
+#pragma unroll
+	for (__u32 i = 0; i < TT_WAYS - 1; i++)
+		if (i < way && read_once(set->slots[i].key) == key)
+			second = true;
+	return second;
+}
+
+/* 0, -EEXIST, or another negative errno if there is no room. */
+static __noinline int insert_conn(__u64 key, const struct tt_conn *conn)
+{
+	struct tt_set *set = set_of(key);
+	int error;
+
+	if (set) {
+		struct tt_slot *slot;
+		__u64 way, nothing = 0;
+
+		forget(nothing);
+
+		if (lookup_conn(key))
+			return -EEXIST;
+#pragma unroll
+		for (way = 0; way < TT_WAYS; way++)
+			if (claim(&set->slots[way]))
+				break;
+		forget(way);
+		if (way < TT_WAYS) {
+			slot = &set->slots[way];
+			slot->conn = *conn;
+			slot->tail = key;
+			keep_order();
+			slot->key = key;
+			/* Before the look at the others: of two takers at least one sees the other. */
+			__sync_fetch_and_add(&slot->claims, nothing);
+			if (!is_second(set, key, way))
+				return 0;
+			release(slot);
+			return -EEXIST;
+		}
+	}
+	/* An int: before 6.4 the upper half of the result is not set. */
+	error = bpf_map_update_elem(&conns, &key, conn, BPF_NOEXIST);
+	if (!error && set)
+		__sync_fetch_and_add(&set->spilled, 1);
+	return error;
+}
+
+static __always_inline void delete_conn(__u64 key)
+{
+	struct tt_set *set = set_of(key);
+
+	if (set) {
+		struct tt_slot *slot = &set->slots[way_of(set, key)];
+
+		if (slot->key == key) {
+			release(slot);
+			return;
+		}
+		if (!set->spilled)
+			return;
+	}
+	if (!(int)bpf_map_delete_elem(&conns, &key) && set)
+		__sync_fetch_and_add(&set->spilled, -1);
+}
+
+#endif
