@@ -165,6 +165,7 @@ impl Report {
     /// A node is not asked any more.
     pub fn dropped(&mut self, node: &str) {
         self.silent.remove(node);
+        self.woken.remove(node);
     }
 
     /// Something is missing.

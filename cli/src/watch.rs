@@ -260,7 +260,12 @@ impl State {
                     self.merge.remove(source);
                 }
                 News::Lost { node, lost } => self.report.lost(&node, lost),
-                News::Paused { node, pause, asked } => self.report.paused(&node, pause, asked),
+                // That tracing begins is nothing to tell where nobody is asked any more.
+                News::Paused {
+                    node,
+                    pause,
+                    asked: true,
+                } => self.report.paused(&node, pause, true),
                 _ => {}
             }
             return Ok(());
@@ -395,7 +400,7 @@ impl State {
 mod tests {
     use clap::Parser;
     use tcptracer_client::request::Filters;
-    use tcptracer_proto::v1::{LossSource, Lost};
+    use tcptracer_proto::v1::{LossSource, Lost, Paused};
 
     use super::*;
     use crate::args::Args;
@@ -403,8 +408,8 @@ mod tests {
     use crate::request::span;
     use tcptracer_client::dial::Dialer;
 
-    #[tokio::test]
-    async fn what_was_lost_where_nobody_is_asked_any_more_is_told() {
+    /// Of a watch whose only node has been heard and is not asked any more.
+    fn dropped() -> State {
         let line = ["kubectl-tcptracer", "--server", "127.0.0.1:1", "-o", "name"];
         let args = Args::try_parse_from(line).expect("valid");
         let asked = Plan {
@@ -430,24 +435,46 @@ mod tests {
         let mut state = State::new(watching, output, Report::new(Subject::default()), to);
 
         state.follow(&asked);
-        let says = |news| Heard { source: 0, news };
-        let node = || "n1".to_string();
         let connected = News::Connected {
-            node: node(),
+            node: "n1".into(),
             restarted: false,
         };
         state.take(says(connected)).expect("taken");
         assert_eq!(state.report.code(), Code::Complete);
         state.follow(&Plan::default());
+        state
+    }
+
+    fn says(news: News<Row>) -> Heard<Row> {
+        Heard { source: 0, news }
+    }
+
+    #[tokio::test]
+    async fn what_was_lost_where_nobody_is_asked_any_more_is_told() {
         let lost = News::Lost {
-            node: node(),
+            node: "n1".into(),
             lost: Lost {
                 source: LossSource::Ring.into(),
                 count: 3,
                 position: None,
             },
         };
+        let mut state = dropped();
         state.take(says(lost)).expect("taken");
         assert_eq!(state.finish().expect("shown"), Code::Incomplete);
+    }
+
+    #[tokio::test]
+    async fn what_was_not_traced_there_is_told_if_it_was_asked_for() {
+        for (asked, code) in [(true, Code::Incomplete), (false, Code::Complete)] {
+            let paused = News::Paused {
+                node: "n1".into(),
+                pause: Paused::default(),
+                asked,
+            };
+            let mut state = dropped();
+            state.take(says(paused)).expect("taken");
+            assert_eq!(state.finish().expect("shown"), code);
+        }
     }
 }

@@ -157,6 +157,10 @@ impl Watch {
         self.send(Message::Events(v1::Events { events })).await;
     }
 
+    pub async fn paused(&self, pause: v1::Paused) {
+        self.send(Message::Paused(pause)).await;
+    }
+
     /// What comes before history, and after it.
     pub async fn status(&self, live: bool, sequence: u64) {
         self.send(status(live, sequence)).await;
@@ -237,6 +241,9 @@ struct Open {
 /// A process that no agent knows, and one that only the agent of n2 does not.
 pub const NOBODYS: &str = "4242";
 pub const NOT_OF_N2: &str = "4243";
+
+/// A node whose agent traces nothing now.
+pub const IDLE: &str = "idle-1";
 
 impl Service {
     fn validate(&self, allow: &[v1::Filter]) -> Result<(), Status> {
@@ -339,9 +346,10 @@ impl TcpTracerService for Service {
         &self,
         _: Request<v1::GetServerInfoRequest>,
     ) -> Result<Response<v1::GetServerInfoResponse>, Status> {
+        let idle = self.node == IDLE;
         let hook = |name: &str, attached, detail: &str| v1::Hook {
             name: name.into(),
-            attached,
+            attached: attached && !idle,
             detail: detail.into(),
         };
         Ok(Response::new(v1::GetServerInfoResponse {
@@ -360,7 +368,7 @@ impl TcpTracerService for Service {
                 pods: 7,
                 error: String::new(),
             }),
-            subscribers: 2,
+            subscribers: if idle { 0 } else { 2 },
             containers: 9,
             sequence: 1234,
             lost: vec![v1::Lost {
@@ -374,6 +382,15 @@ impl TcpTracerService for Service {
                 capacity: 8,
                 without_room: 1,
             }],
+            paused_since: if idle {
+                time(START + 60, 500_000)
+            } else {
+                None
+            },
+            paused_for: Some(prost_types::Duration {
+                seconds: 3_605,
+                nanos: 999_999_999,
+            }),
             ..v1::GetServerInfoResponse::default()
         }))
     }
@@ -431,6 +448,17 @@ pub fn connection(namespace: &str, pod: &str, second: i64) -> v1::Connection {
 
 /// 2024-01-01T00:00:00Z
 const START: i64 = 1_704_067_200;
+
+/// Nothing was traced from this second after 2024 began to that one, or the pause goes on.
+pub fn pause(from: i64, to: Option<i64>) -> v1::Paused {
+    // Nobody is told the rest of a second.
+    let at = |second| time(START + second, 999_999_999);
+    v1::Paused {
+        from: at(from),
+        to: to.and_then(at),
+        position: None,
+    }
+}
 
 /// A pod's connect, with its sequence number as its time in seconds.
 pub fn connect(pod: &str, sequence: u64) -> v1::Event {

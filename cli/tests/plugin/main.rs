@@ -6,6 +6,7 @@ mod cluster;
 mod deadline;
 mod ends;
 mod one_agent;
+mod pauses;
 mod plugin;
 mod proxy;
 mod tls;

@@ -9,7 +9,7 @@ use tcptracer_proto::v1::watch_response::Message;
 use tcptracer_proto::v1::{self, Position, watch_request::History};
 use tonic::Status;
 
-use crate::agent::{Agent, NOBODYS, close, connect, connection};
+use crate::agent::{Agent, IDLE, NOBODYS, close, connect, connection};
 use crate::deadline::soon;
 use crate::plugin::{Ended, NOTHING_REMEMBERED, Nobody, Plugin, command};
 
@@ -624,6 +624,32 @@ async fn the_status_of_an_agent() {
     assert_eq!(
         status["filter_maps"],
         json!([{ "name": "cgroupmap", "entries": 8, "capacity": 8, "without_room": 1 }])
+    );
+    assert_eq!(status["paused_seconds"], json!(3605));
+    assert_eq!(status.get("paused_since"), None);
+}
+
+#[tokio::test]
+async fn the_status_of_an_agent_that_traces_nothing_now() {
+    let agent = Agent::start(IDLE).await;
+    assert_eq!(
+        Plugin::of(&agent, &["status"]).ended().await.well(),
+        [
+            "NODE     VERSION   KERNEL   HOOKS   PODS   CONTAINERS   SUBSCRIBERS   EVENTS   LOST   NOTES",
+            "idle-1   1.2.3     6.1.0    idle    7      9            0             1234     5      accepts through io_uring; cgroupmap lacks room for 1",
+        ]
+    );
+    let json = Plugin::of(&agent, &["status", "-o", "json"])
+        .ended()
+        .await
+        .well()
+        .join("\n");
+    let status: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(status["paused_since"], json!("2024-01-01T00:01:00.0005Z"));
+    assert_eq!(status["paused_seconds"], json!(3605));
+    assert_eq!(
+        status["hooks"][0],
+        json!({ "name": "tp_btf/inet_sock_set_state", "attached": false })
     );
 }
 
