@@ -27,7 +27,8 @@ Exit codes:
   0  everything that was asked for was shown
   1  it could not be done, or no agent was heard
   2  the command line is invalid, or a filter to all agents
-  3  it ended, but events were lost, or a node was not heard: no agent that runs, not reachable, or beyond --max-nodes
+  3  it ended, but events were lost, or a node was not heard: no agent that runs, not reachable, or beyond --max-nodes;
+     or an agent traced nothing for a part of the time that --since asks for
   130, 143  a second Ctrl-C or SIGTERM ended it at once
 
 Examples:

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
+use tcptracer_client::session::Meaning;
 use tcptracer_client::time::timestamp;
 use tcptracer_event::printable;
 use tcptracer_proto::v1::{LossSource, Lost, NodeStatus, Paused};
@@ -180,13 +181,16 @@ impl Report {
             .or_default() += lost.count;
     }
 
-    /// An agent traced nothing for some time. `asked`: what happened then was asked for.
-    pub fn paused(&mut self, node: &str, pause: Paused, asked: bool) {
-        if !asked {
-            self.woken.insert(node.into());
-            return;
+    /// An agent traced nothing for some time.
+    pub fn paused(&mut self, node: &str, pause: Paused, meaning: Meaning) {
+        match meaning {
+            Meaning::Gap => drop(self.untraced.insert(node.into())),
+            Meaning::Between => {}
+            Meaning::Start => {
+                self.woken.insert(node.into());
+                return;
+            }
         }
-        self.untraced.insert(node.into());
         let [from, to] = [pause.from, pause.to].map(|time| time.and_then(timestamp));
         let pauses = self
             .pauses

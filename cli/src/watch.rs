@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, anyhow};
 use tcptracer_client::merge::{Limits, Merge, SourceId};
 use tcptracer_client::request::Span;
-use tcptracer_client::session::{self, Heard, News, Question};
+use tcptracer_client::session::{self, Heard, Meaning, News, Question};
 use tcptracer_proto::v1::watch_request::History;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
@@ -264,8 +264,8 @@ impl State {
                 News::Paused {
                     node,
                     pause,
-                    asked: true,
-                } => self.report.paused(&node, pause, true),
+                    meaning: Meaning::Gap,
+                } => self.report.paused(&node, pause, Meaning::Gap),
                 _ => {}
             }
             return Ok(());
@@ -282,7 +282,11 @@ impl State {
                 self.report.connected(&session.node, restarted);
             }
             News::Lost { node, lost } => self.report.lost(&node, lost),
-            News::Paused { node, pause, asked } => self.report.paused(&node, pause, asked),
+            News::Paused {
+                node,
+                pause,
+                meaning,
+            } => self.report.paused(&node, pause, meaning),
             News::Status(status) => {
                 self.report.status(&session.node, &status);
                 if status.live {
@@ -466,11 +470,14 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_not_traced_there_is_told_if_it_was_asked_for() {
-        for (asked, code) in [(true, Code::Incomplete), (false, Code::Complete)] {
+        for (meaning, code) in [
+            (Meaning::Gap, Code::Incomplete),
+            (Meaning::Start, Code::Complete),
+        ] {
             let paused = News::Paused {
                 node: "n1".into(),
                 pause: Paused::default(),
-                asked,
+                meaning,
             };
             let mut state = dropped();
             state.take(says(paused)).expect("taken");

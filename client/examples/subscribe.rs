@@ -21,7 +21,7 @@ use tcptracer_client::address::Address;
 use tcptracer_client::dial::{Dialer, Direct};
 use tcptracer_client::merge::{Limits, Merge};
 use tcptracer_client::request::{Filters, Span};
-use tcptracer_client::session::{self, Heard, News, Question};
+use tcptracer_client::session::{self, Heard, Meaning, News, Question};
 use tcptracer_client::time::timestamp;
 use tcptracer_client::tls::Tls;
 use tcptracer_event::printable;
@@ -129,9 +129,9 @@ fn take(Heard { source, news }: Heard<Named>, merge: &mut Merge<Named>) {
         News::Lost { node, lost } => {
             eprintln!("{node}: {} lost ({:?})", lost.count, lost.source());
         }
-        News::Paused { node, asked, .. } => {
+        News::Paused { node, meaning, .. } => {
             // Otherwise the stream only begins where tracing does.
-            if asked {
+            if meaning == Meaning::Gap {
                 eprintln!(
                     "{node}: nothing was traced for some time before, as no client was subscribed"
                 );

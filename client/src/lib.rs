@@ -60,9 +60,10 @@ while let Some(heard) = heard.recv().await {
 
 # What is promised
 
-Between two events of a session nothing is missing, unless [`News::Lost`](session::News::Lost) or
-[`News::Connected`](session::News::Connected) with `restarted` comes between them, or it has not begun: it sees nothing of before
-it was connected for the first time, unless it asks for the past. When the token is cancelled, the agent is asked to end the
+Between two events of a session nothing is missing, unless one of these comes between them:
+[`News::Lost`](session::News::Lost), [`News::Paused`](session::News::Paused), or
+[`News::Connected`](session::News::Connected) with `restarted`. A session sees nothing of before it was connected for the first
+time, unless it asks for the past. When the token is cancelled, the agent is asked to end the
 stream, and what happened before is told before [`News::Finished`](session::News::Finished).
 
 A receiver that does not keep up stops its sessions, and the agents then drop what has no room, and say so. A session holds one

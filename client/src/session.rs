@@ -51,8 +51,8 @@ pub enum News<T> {
         node: String,
         /// When.
         pause: Paused,
-        /// All of the past was asked for, or all since the stream broke: so something may be missing here.
-        asked: bool,
+        /// What that means for what was asked.
+        meaning: Meaning,
     },
     /// The node's state.
     Status(NodeStatus),
@@ -65,6 +65,27 @@ pub enum News<T> {
     Finished,
     /// The agent does not do what is asked. Another one may, on the same node.
     Refused(Error),
+}
+
+/// What a pause of an agent means for what was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// All from some time on was asked for, or all since the stream broke. What happened in the pause is missing.
+    Gap,
+    /// The latest events were asked for. Some of them are older than the pause.
+    Between,
+    /// Nothing of the past was asked for. Tracing starts with the stream.
+    Start,
+}
+
+impl Meaning {
+    fn of(history: Option<History>) -> Self {
+        match history {
+            Some(History::Since(_) | History::Resume(_)) => Self::Gap,
+            Some(History::Last(_)) => Self::Between,
+            None => Self::Start,
+        }
+    }
 }
 
 /// What to ask, and how.
@@ -101,7 +122,7 @@ pub async fn run<W: Way, T>(
         convert,
         end,
         position: None,
-        gapless: false,
+        pauses: Meaning::Start,
         caught_up: false,
         worked: false,
         to,
@@ -176,8 +197,8 @@ struct Session<W, C, T> {
     end: CancellationToken,
     /// Behind what was received last.
     position: Option<Position>,
-    /// The stream is to show all from some time on.
-    gapless: bool,
+    /// What pauses in this stream mean.
+    pauses: Meaning,
     caught_up: bool,
     /// The agent has answered, this time.
     worked: bool,
@@ -204,8 +225,7 @@ impl<W: Way, T, C: Fn(&str, Event) -> T> Session<W, C, T> {
         let Connection { mut agent, tunnel } = dialer.dial(target).await?;
         let id = fresh_id();
         let request = self.request(id.clone());
-        let history = request.history;
-        self.gapless = matches!(history, Some(History::Since(_) | History::Resume(_)));
+        self.pauses = Meaning::of(request.history);
         let ask = async { Ok(agent.watch(request).await?.into_inner()) };
         let responses = dialer.within(tunnel.guard(ask)).await?;
         let stream = Stream {
@@ -303,7 +323,7 @@ impl<W: Way, T, C: Fn(&str, Event) -> T> Session<W, C, T> {
                 let news = News::Paused {
                     node: printable(&node).into_owned(),
                     pause,
-                    asked: self.gapless,
+                    meaning: self.pauses,
                 };
                 self.tell(news).await
             }

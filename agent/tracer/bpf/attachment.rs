@@ -40,6 +40,8 @@ pub struct Attachment {
     _always: Vec<Link>,
     asked: Links,
     leaving: Option<Leaving>,
+    /// The tables hold what was before the hooks were detached.
+    stale: bool,
 }
 
 /// Links, in the order in which they were attached.
@@ -47,14 +49,24 @@ type Links = Vec<(Place, Link)>;
 
 /// What is being detached.
 struct Leaving {
-    /// Returns what it was kept from detaching.
-    thread: JoinHandle<Links>,
+    /// Returns what it was kept from detaching. Without it all is detached.
+    thread: Option<JoinHandle<Links>>,
     /// Has it stop.
     keep: Arc<AtomicBool>,
     /// What the first of them to be wanted again is for.
     demand: Demand,
-    /// Nothing follows connections any more once that is done.
-    forget: bool,
+}
+
+impl Leaving {
+    fn is_over(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits for it. The thread does not panic.
+    fn kept(self) -> Links {
+        let kept = self.thread.and_then(|thread| thread.join().ok());
+        kept.unwrap_or_default()
+    }
 }
 
 /// What the snapshot has found, and how many of its records could not be decoded.
@@ -79,6 +91,7 @@ impl Attachment {
             _always: Vec::new(),
             asked: Vec::new(),
             leaving: None,
+            stale: false,
         };
         let always = always.into_iter().map(|hook| this.attach(skel, hook));
         this._always = always.collect::<Result<_>>()?;
@@ -103,7 +116,7 @@ impl Attachment {
         }
     }
 
-    /// Takes steps towards what is asked for. `None`: once the waker has been called, call this again.
+    /// Takes steps towards what is asked for. `None`: call this again soon; the waker tells when it is worth it.
     pub fn follow(
         &mut self,
         skel: &mut TcptracerSkel<'_>,
@@ -112,7 +125,7 @@ impl Attachment {
     ) -> Option<Result<Found>> {
         loop {
             if let Some(leaving) = self.leaving.take() {
-                if !leaving.thread.is_finished() {
+                if !leaving.is_over() {
                     leaving
                         .keep
                         .store(demand >= leaving.demand, Ordering::Relaxed);
@@ -134,6 +147,9 @@ impl Attachment {
     fn attach_asked(&mut self, skel: &mut TcptracerSkel<'_>, demand: Demand) -> Result<Found> {
         let before = self.asked.len();
         let begins = demand > Demand::Nothing && phase(skel) != Some(tt_phase::TT_LIVE);
+        if begins && self.stale {
+            self.forget(skel)?;
+        }
         let tried = self.try_attaching(skel, demand).and_then(|()| {
             if !begins {
                 return Ok((Vec::new(), 0));
@@ -214,9 +230,9 @@ impl Attachment {
             return false;
         };
         left.iter().for_each(|(place, _)| self.note(*place, false));
-        let forget = left.iter().any(|(place, _)| *place == Place::SetState);
-        if forget {
+        if left.iter().any(|(place, _)| *place == Place::SetState) {
             set_phase(skel, tt_phase::TT_PAUSED);
+            self.stale = true;
         }
         let keep = Arc::new(AtomicBool::new(false));
         let (is_kept, waker) = (Arc::clone(&keep), waker.clone());
@@ -225,30 +241,31 @@ impl Attachment {
             waker.wake();
             left
         };
-        // Without a thread the closure is dropped here, and with it the links.
-        if let Ok(thread) = thread::Builder::new()
-            .name("tt-detach".into())
-            .spawn(detach)
-        {
-            self.leaving = Some(Leaving {
-                thread,
-                keep,
-                demand,
-                forget,
-            });
-        }
+        // If there can be no thread, the closure is dropped here, and with it the links.
+        let thread = thread::Builder::new().name("tt-detach".into());
+        self.leaving = Some(Leaving {
+            thread: thread.spawn(detach).ok(),
+            keep,
+            demand,
+        });
         true
     }
 
-    /// What was to be detached is, or is wanted again. What a connection of a socket is remembered with stays with the socket.
+    /// What was to be detached is, or is wanted again.
     fn has_left(&mut self, skel: &TcptracerSkel<'_>, leaving: Leaving) -> Result<()> {
-        // It cannot panic.
-        let kept = leaving.thread.join().unwrap_or_default();
+        let kept = leaving.kept();
         kept.iter().for_each(|(place, _)| self.note(*place, true));
         self.asked.extend(kept);
-        if !leaving.forget || self.has(Place::SetState) {
-            return Ok(());
+        // The state machine has gone on all the while.
+        self.stale &= !self.has(Place::SetState);
+        match self.stale {
+            true => self.forget(skel),
+            false => Ok(()),
         }
+    }
+
+    /// Empties the tables. What was known of the connection of a socket stays with the socket.
+    fn forget(&mut self, skel: &TcptracerSkel<'_>) -> Result<()> {
         if self.plan.memory {
             iterate(skel, Group::Memory).context("cannot remember what is open")?;
         }
@@ -262,6 +279,7 @@ impl Attachment {
         ] {
             empty(map).context("cannot empty a table")?;
         }
+        self.stale = false;
         Ok(())
     }
 }
@@ -326,7 +344,7 @@ fn empty(map: &MapMut<'_>) -> libbpf_rs::Result<()> {
 impl Drop for Attachment {
     fn drop(&mut self) {
         if let Some(leaving) = self.leaving.take() {
-            self.asked.extend(leaving.thread.join().unwrap_or_default());
+            self.asked.extend(leaving.kept());
         }
         // The state machine first.
         while let Some(link) = self.asked.pop() {

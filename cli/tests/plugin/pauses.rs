@@ -246,17 +246,23 @@ async fn the_last_events_are_complete_whenever_they_happened() {
     let last = ["--last", "3"];
     let rows = told(&last, vec![events([1, 2]), events([5])]).await.well();
     assert_eq!(rows.len(), 4);
-    for past in [
-        vec![events([1, 2]), paused(3, Some(4)), events([5])],
-        vec![
-            events([1]),
-            paused(1, Some(2)),
-            events([2]),
-            paused(3, Some(4)),
-            events([5]),
-        ],
+    for (past, said) in [
+        (
+            vec![events([1, 2]), paused(3, Some(4)), events([5])],
+            "node-1 traced nothing from 2024-01-01T00:00:03Z to 2024-01-01T00:00:04Z: no client was subscribed",
+        ),
+        (
+            vec![
+                events([1]),
+                paused(1, Some(2)),
+                events([2]),
+                paused(3, Some(4)),
+                events([5]),
+            ],
+            "node-1 traced nothing in 2 periods between 2024-01-01T00:00:01Z and 2024-01-01T00:00:04Z: no client was subscribed",
+        ),
     ] {
-        assert_eq!(told(&last, past).await, ended(0, &rows, &[STARTS]));
+        assert_eq!(told(&last, past).await, ended(0, &rows, &[said]));
     }
 
     let mut agent = Agent::start("node-1").await;
@@ -266,7 +272,10 @@ async fn the_last_events_are_complete_whenever_they_happened() {
     watch.send(events([1])).await;
     watch.paused(pause(3, Some(4))).await;
     watch.status(true, 1).await;
-    assert_eq!(plugin.said().await, STARTS);
+    assert_eq!(
+        plugin.said().await,
+        "node-1 traced nothing from 2024-01-01T00:00:03Z to 2024-01-01T00:00:04Z: no client was subscribed"
+    );
     assert_eq!(plugin.line().await, "node-11");
     assert_eq!(plugin.interrupt().await.well(), [""; 0]);
 }

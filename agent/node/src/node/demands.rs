@@ -57,6 +57,11 @@ impl Demands {
         self.attached = self.attached.min(demand);
     }
 
+    /// What the tracer was asked for last.
+    pub fn last(&self) -> Demand {
+        self.asked
+    }
+
     /// The tracer has answered an ask. Whether that is the last one.
     pub fn answered(&mut self, number: u64, done: bool) -> bool {
         let is_last = number == self.number;

@@ -368,6 +368,7 @@ impl Node {
 
     fn on_hooks(&mut self, number: u64, done: Result<(), String>, now: Instant) {
         let was_traced = self.demands.has(Demand::Connections);
+        let wanted = self.demands.last();
         if !self.demands.answered(number, done.is_ok()) {
             return;
         }
@@ -375,14 +376,19 @@ impl Node {
         if has_woken {
             self.parts.hub.end_pause(Timestamp::now(), monotonic_now());
         }
-        if let Err(why) = &done {
-            self.parts.metrics.count_attach_error();
-            warn!("{}", CannotAttach(why.clone()));
+        self.unattached = None;
+        match &done {
+            Ok(()) => {}
+            // It is done before they are attached again.
+            Err(why) if wanted == Demand::Nothing => warn!("after the hooks were detached: {why}"),
+            Err(why) => {
+                self.parts.metrics.count_attach_error();
+                warn!("{}", CannotAttach(why.clone()));
+                if !self.demands.has(Demand::Connections) {
+                    self.unattached = Some((why.clone(), now + RETRY));
+                }
+            }
         }
-        self.unattached = match &done {
-            Err(why) if !self.demands.has(Demand::Connections) => Some((why.clone(), now + RETRY)),
-            _ => None,
-        };
         for (demand, command) in mem::take(&mut self.waiting) {
             match &done {
                 Ok(()) if self.demands.has(demand) => self.answer(command, has_woken),

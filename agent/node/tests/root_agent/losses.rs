@@ -13,11 +13,12 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use tcptracer::bpf::{self, Demand, PinDir, Shortcoming};
 use tcptracer_agent::cgroup::Hierarchy;
-use tcptracer_agent::hub::Hub;
+use tcptracer_agent::filter::Matcher;
+use tcptracer_agent::hub::{Hub, Past};
 use tcptracer_agent::identity::Index;
 use tcptracer_agent::kube::Update;
 use tcptracer_agent::metrics::Metrics;
-use tcptracer_agent::node::{self, Command, Containers, Inputs, Pair};
+use tcptracer_agent::node::{self, Command, Containers, Inputs, Pair, Refusal};
 use tcptracer_agent::report::Report;
 use tcptracer_event::{Comm, ConnectionId, Event, Kind, Process, Reason, Role, Source};
 use tcptracer_proto::v1::watch_response::Message;
@@ -37,6 +38,7 @@ tests![
     a_flood_of_questions_loses_no_event,
     after_each_question_the_tracer_has_its_turn,
     a_hook_that_is_refused_later_is_told,
+    hooks_that_cannot_be_attached_are_told,
     who_idles_does_not_keep_others_from_asking,
     a_full_map_is_told_to_who_comes_later_too,
     a_full_filter_set_is_told,
@@ -268,6 +270,37 @@ fn a_hook_that_is_refused_later_is_told() {
     let told: Vec<_> = answers.iter().map(|r| &r.status.shortcomings[..]).collect();
     let lacks = Shortcoming::IoUringAccepts.to_string();
     assert_eq!(told, [&[][..], &[lacks]]);
+}
+
+/// Who needs them is refused, with the reason, and the agent is not ready.
+fn hooks_that_cannot_be_attached_are_told() {
+    let task = Task::new("attach", 4);
+    let (reply, refused) = oneshot::channel();
+    let subscribe = Command::Subscribe {
+        id: None,
+        matcher: Matcher::new(Vec::new(), Vec::new()),
+        past: Past::None,
+        follow: true,
+        reply,
+    };
+    let (reply, unfollowed) = oneshot::channel();
+    for command in [subscribe, Command::Follow(reply)] {
+        task.commands.try_send(command).expect("there is room");
+    }
+    let before = task.ask();
+    // The tracer is asked for each.
+    for _ in 0..2 {
+        task.say(bpf::Message::Hooks(1, Err("no memory".into())));
+    }
+    let answers = task.answers(vec![before]);
+    let why = refused.blocking_recv().expect("an answer");
+    assert!(
+        matches!(&why, Err(Refusal::CannotAttach(why)) if why.to_string() == "cannot attach the hooks: no memory"),
+        "{why:?}"
+    );
+    assert!(unfollowed.blocking_recv().expect("an answer").is_err());
+    assert_eq!(answers[0].attach_error.as_deref(), Some("no memory"));
+    assert!(answers[0].paused_since.is_some() && answers[0].subscribers == 0);
 }
 
 /// Of nobody: it does not wait to be named.
