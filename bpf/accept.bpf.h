@@ -82,7 +82,7 @@ static __always_inline void probe_conn(struct tt_conn *conn, struct sock *sk)
 {
 	probe_tuple(conn, sk);
 	/* A cookie is made on demand, which is not possible here. */
-	conn->cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+	conn->cookie = tt_config.own_ids ? 0 : BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
 	if (!conn->cookie)
 		conn->cookie = make_up_id(bpf_ktime_get_ns());
 }

@@ -14,10 +14,12 @@ static __always_inline void wake_parked_reader(void)
 
 	if (!tt_reader_parked)
 		return;
-	tt_reader_parked = 0;
 	nudge = bpf_ringbuf_reserve(&events, 8, 0);
-	if (nudge)
-		bpf_ringbuf_discard(nudge, BPF_RB_FORCE_WAKEUP);
+	/* Without room for it, the next event tries again. */
+	if (!nudge)
+		return;
+	tt_reader_parked = 0;
+	bpf_ringbuf_discard(nudge, BPF_RB_FORCE_WAKEUP);
 }
 
 /*

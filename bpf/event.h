@@ -167,7 +167,7 @@ struct tt_config {
 	__u8 keep_verdicts;    /* on cgroups, as long as the generation of the filter maps is the same */
 	__u8 remembers;        /* sockets remember their connections while nothing is attached */
 	__u8 has_sets;         /* the table of connections has sets */
-	__u8 pad[1];
+	__u8 own_ids;          /* never cookies: a socket may get one between two of its connections */
 	__u32 set_mask;        /* one less than how many, which is a power of two */
 	__u32 hierarchy;       /* the one whose cgroups are reported; 0 is v2 */
 };

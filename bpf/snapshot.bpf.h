@@ -39,15 +39,6 @@ static __always_inline bool lacks_owner(const struct tt_conn *conn)
 	return conn->role == TT_ROLE_CLIENT && conn->source == TT_SOURCE_UNKNOWN;
 }
 
-/* The connection as it was when the programs were detached; its cookie and tuple are the same. */
-static __always_inline void restore(struct tt_conn *conn, const struct tt_memory *memory)
-{
-	__u64 cookie = conn->cookie;
-
-	*conn = memory->conn;
-	conn->cookie = cookie;
-}
-
 /*
  * The rest of a connection whose tuple and cookie are known; false if it is not to be kept. `memory` is what its socket
  * remembers, or NULL.
@@ -65,7 +56,7 @@ static __always_inline bool seed(struct task_struct *task, struct sock *sk, stru
 		return false;
 	conn->life = life_of(memory, conn, segs_out);
 	if (memory && is_still(memory, conn, segs_out))
-		restore(conn, memory);
+		*conn = memory->conn;
 	if (conn->source == TT_SOURCE_UNKNOWN) {
 		read_process(task, &conn->owner);
 		if (state == BPF_TCP_SYN_SENT) {
@@ -102,11 +93,9 @@ static __always_inline bool seed(struct task_struct *task, struct sock *sk, stru
 		count(TT_MAP_FULL);
 		return false;
 	}
-	/* It may have been reset before the entry was there for the hook to find. */
-	if (BPF_CORE_READ(sk, __sk_common.skc_state) == BPF_TCP_CLOSE) {
-		delete_conn(key);
+	/* It may have been reset before the entry was there for the hook to find: then its socket's end reports that. */
+	if (BPF_CORE_READ(sk, __sk_common.skc_state) == BPF_TCP_CLOSE)
 		return false;
-	}
 	return tt_config.list_existing && conn->opened && selected(&conn->owner);
 }
 
@@ -145,15 +134,15 @@ static __always_inline void remember(struct sock *sk)
 		return;
 	conn = lookup_conn(key);
 	cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
-	if (!conn || conn->cookie != cookie)
+	if (!conn || !belongs(conn, cookie, BPF_CORE_READ(sk, __sk_common.skc_dport)))
 		return;
 	/* Without memory for it the connection is another one later, with the same id. */
 	memory = bpf_sk_storage_get(&memories, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!memory)
 		return;
 	memory->conn = *conn;
-	/* That of a connect under way is not complete in the entry. */
-	if (!conn->closed)
+	/* That of a connect under way is not complete in the entry. An open socket may have another connection by now. */
+	if (!conn->closed && !conn->opened)
 		probe_tuple(&memory->conn, sk);
 	memory->segs_out = BPF_CORE_READ((struct tcp_sock *)sk, segs_out);
 }

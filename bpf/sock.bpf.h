@@ -57,7 +57,8 @@ static __always_inline __u64 make_id(struct sock *sk)
 {
 	if (tt_config.cookies)
 		return bpf_get_socket_cookie(sk);
-	return sk->__sk_common.skc_cookie.counter ?: make_up_id(bpf_ktime_get_ns());
+	return (tt_config.own_ids ? 0 : sk->__sk_common.skc_cookie.counter)
+		       ?: make_up_id(bpf_ktime_get_ns());
 }
 
 static __always_inline void copy_in6(__u8 *to, const struct in6_addr *from)

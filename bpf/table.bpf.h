@@ -7,7 +7,9 @@
  * too small for sets is the hash map alone.
  *
  * A slot is its taker's whose addition to the claims makes one. Processors agree on the order of additions to one address,
- * so at most one of several takers sees that; all may back off, and go on to the next slot.
+ * so at most one of several takers sees that; all may back off, and go on to the next slot. That others see what is written
+ * in the order in which it is written takes x86, or instructions that older kernels do not know: elsewhere the table is the
+ * hash map alone.
  */
 #ifndef TT_TABLE_BPF_H
 #define TT_TABLE_BPF_H
@@ -55,20 +57,8 @@ static __always_inline __u64 probed_key_of(struct sock *sk)
 /* What the compiler knows of the variable, it forgets. */
 #define forget(var) asm volatile("" : "+r"(var))
 
-/*
- * What was written before is seen by others before what is written next. x86 keeps that order itself; elsewhere a record
- * that is discarded has the kernel keep it, for want of an instruction that every kernel takes.
- */
-static __always_inline void keep_order(void)
-{
-#ifndef __TARGET_ARCH_x86
-	void *record = bpf_ringbuf_reserve(&events, 8, 0);
-
-	if (record)
-		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
-#endif
-	asm volatile("" ::: "memory");
-}
+/* The compiler keeps the order of what is written before and after, as the processor does. */
+#define keep_order() asm volatile("" ::: "memory")
 
 static __always_inline struct tt_set *set_of(__u64 key)
 {
@@ -78,18 +68,22 @@ static __always_inline struct tt_set *set_of(__u64 key)
 	return tt_config.has_sets ? bpf_map_lookup_elem(&sets, &place) : NULL;
 }
 
-/* The way whose slot has the key, or any. Without a branch for each: the verifier would follow what comes next for each. */
+/*
+ * The first way whose slot has the key, or any. Without a branch for each: the verifier would follow what comes next for each.
+ */
 static __always_inline __u32 way_of(const struct tt_set *set, __u64 key)
 {
 	__u64 way = 0;
 
 #pragma unroll
-	for (__u64 i = 1; i < TT_WAYS; i++) {
-		__u64 other = set->slots[i].key ^ key;
+	for (__u64 i = TT_WAYS; i-- > 0;) {
+		__u64 other = set->slots[i].key ^ key, is_other;
 
 		other |= -other;
 		forget(other);
-		way |= i & ((other >> 63) - 1);
+		/* All ones, or 0. */
+		is_other = -(other >> 63);
+		way = (way & is_other) | (i & ~is_other);
 	}
 	forget(way);
 	return way & (TT_WAYS - 1);
@@ -130,7 +124,10 @@ static __always_inline bool claim(struct tt_slot *slot)
 	return false;
 }
 
-/* Somebody who did not hold the socket's lock has inserted the same at the same time: one of the two goes. */
+/*
+ * Somebody who does not hold the socket's lock may insert the same at the same time: the second goes, if it sees the first.
+ * Otherwise it is not found, and goes with the first.
+ */
 static __always_inline bool is_second(const struct tt_set *set, __u64 key, __u32 way)
 {
 	bool second = false;
@@ -167,7 +164,7 @@ static __noinline int insert_conn(__u64 key, const struct tt_conn *conn)
 			slot->tail = key;
 			keep_order();
 			slot->key = key;
-			/* Before the look at the others: of two takers at least one sees the other. */
+			/* Seen by others before the look at theirs. */
 			__sync_fetch_and_add(&slot->claims, nothing);
 			if (!is_second(set, key, way))
 				return 0;
@@ -187,13 +184,16 @@ static __always_inline void delete_conn(__u64 key)
 	struct tt_set *set = set_of(key);
 
 	if (set) {
-		struct tt_slot *slot = &set->slots[way_of(set, key)];
+		bool found = false;
 
-		if (slot->key == key) {
-			release(slot);
-			return;
+#pragma unroll
+		for (int i = 0; i < TT_WAYS; i++) {
+			if (set->slots[i].key == key) {
+				release(&set->slots[i]);
+				found = true;
+			}
 		}
-		if (!set->spilled)
+		if (found || !set->spilled)
 			return;
 	}
 	if (!(int)bpf_map_delete_elem(&conns, &key) && set)

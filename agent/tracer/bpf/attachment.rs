@@ -150,6 +150,11 @@ impl Attachment {
         if begins && self.stale {
             self.forget(skel)?;
         }
+        if begins {
+            for map in [&skel.maps.listeners, &skel.maps.seen_listeners] {
+                empty(map).context("cannot empty the table of listeners")?;
+            }
+        }
         let tried = self.try_attaching(skel, demand).and_then(|()| {
             if !begins {
                 return Ok((Vec::new(), 0));
@@ -167,6 +172,7 @@ impl Attachment {
             added.iter().for_each(|(place, _)| self.note(*place, false));
             if !self.has(Place::SetState) {
                 set_phase(skel, tt_phase::TT_PAUSED);
+                self.stale = true;
             }
         }
         tried
@@ -266,21 +272,18 @@ impl Attachment {
 
     /// Empties the tables. What was known of the connection of a socket stays with the socket.
     fn forget(&mut self, skel: &TcptracerSkel<'_>) -> Result<()> {
-        if self.plan.memory {
-            iterate(skel, Group::Memory).context("cannot remember what is open")?;
-        }
+        let remembered = match self.plan.memory {
+            true => iterate(skel, Group::Memory).map(drop),
+            false => Ok(()),
+        };
         let maps = &skel.maps;
         clear(&maps.sets).context("cannot empty the table of connections")?;
-        for map in [
-            &maps.conns,
-            &maps.listeners,
-            &maps.seen_listeners,
-            &maps.connecting,
-        ] {
+        for map in [&maps.conns, &maps.connecting] {
             empty(map).context("cannot empty a table")?;
         }
         self.stale = false;
-        Ok(())
+        // What could not be remembered gets a new id.
+        remembered.context("cannot remember what is open")
     }
 }
 

@@ -84,11 +84,11 @@ struct Table {
 }
 
 impl Table {
-    /// For so many connections. At least half of them are in sets; when all are full, hardly any slot is empty.
+    /// For so many connections. When all are full, hardly any slot is empty.
     const fn of(connections: u32) -> Self {
         let sets = match connections / TT_WAYS / 2 {
-            0 => 0,
-            half => 1 << half.ilog2(),
+            half if half > 0 && cfg!(target_arch = "x86_64") => 1 << half.ilog2(),
+            _ => 0,
         };
         Self {
             sets,
@@ -171,7 +171,9 @@ fn set_config(skel: &mut OpenTcptracerSkel<'_>, config: &Config, plan: &Plan) ->
     to.hierarchy = config.cgroups.unwrap_or(0);
     to.either = filter.either_map.into();
     to.keep_verdicts = filter.keep_verdicts.into();
-    to.remembers = (plan.when(Group::Memory, config) != When::Never).into();
+    let remembers = plan.when(Group::Memory, config) != When::Never;
+    to.remembers = remembers.into();
+    to.own_ids = (config.on_demand.is_some() && !remembers).into();
     Ok(())
 }
 

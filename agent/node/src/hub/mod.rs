@@ -205,6 +205,12 @@ impl Hub {
             Entry::Event(published) => Some(published.sequence),
             Entry::Lost(..) => None,
         });
+        // Who resumes at a pause is not to get again what it has had, or more than it has asked for.
+        let heard_of = first.map_or(heard.sequence, |first| heard.sequence.max(first - 1));
+        let place = |behind: Position| Position {
+            sequence: behind.sequence.max(heard_of),
+            ..behind
+        };
         let mut pauses = self.pauses.of(past, first).peekable();
         for entry in entries {
             let is_before = |(_, behind): &(Pause, Position)| match entry {
@@ -213,7 +219,7 @@ impl Hub {
             };
             while let Some((pause, behind)) = pauses.next_if(is_before) {
                 subscriber.send_events(&mut batch);
-                subscriber.send(Item::Paused(pause, behind));
+                subscriber.send(Item::Paused(pause, place(behind)));
             }
             match entry {
                 Entry::Event(published) => batch.push(published.bytes.clone()),
@@ -237,7 +243,7 @@ impl Hub {
         }
         subscriber.send_events(&mut batch);
         for (pause, behind) in pauses {
-            subscriber.send(Item::Paused(pause, behind));
+            subscriber.send(Item::Paused(pause, place(behind)));
         }
         told
     }

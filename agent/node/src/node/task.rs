@@ -213,6 +213,7 @@ impl Node {
         let detach = self.demands.due().filter(|_| care.is_none());
         let forget = self.departed.front().map(|(_, until)| *until);
         let retry = self.unattached.as_ref().map(|(_, retry)| *retry);
+        let retry = retry.filter(|_| self.demands.last() == Demand::Nothing);
         [
             care,
             detach,
@@ -318,7 +319,8 @@ impl Node {
                 if let Some(subscriber) = subscriber {
                     self.ends.begin(subscriber, &mut self.parts.flush);
                 }
-                let _ = reply.send(subscriber.is_some());
+                let waited = self.end_waiting(&id);
+                let _ = reply.send(subscriber.is_some() || waited);
             }
             Command::Name { owners, reply } => {
                 let mut clock = self.clock;
@@ -331,6 +333,23 @@ impl Node {
                 let _ = reply.send(self.report());
             }
         }
+    }
+
+    /// Ends a subscription that waits for hooks: it gets what it wants of the past, and nothing else. Whether there is one.
+    fn end_waiting(&mut self, ended: &str) -> bool {
+        let is_it = |(_, command): &(Demand, Command)| match command {
+            Command::Subscribe { id, .. } => id.as_deref() == Some(ended),
+            _ => false,
+        };
+        let Some(at) = self.waiting.iter().position(is_it) else {
+            return false;
+        };
+        let (_, mut command) = self.waiting.swap_remove(at);
+        if let Command::Subscribe { follow, .. } = &mut command {
+            *follow = false;
+        }
+        self.answer(command, false);
+        true
     }
 
     // === hooks

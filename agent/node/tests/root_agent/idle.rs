@@ -17,6 +17,7 @@ tests![
     nothing_is_attached_while_nobody_asks,
     refusals_are_watched_while_failures_are_wanted,
     what_is_open_is_known_before_a_watch_is_live,
+    what_was_accepted_from_an_old_queue_keeps_its_id,
     a_list_attaches_for_itself,
     who_asks_for_the_past_is_told_of_pauses,
     who_comes_back_finds_no_gap,
@@ -154,6 +155,27 @@ fn what_is_open_is_known_before_a_watch_is_live() {
     assert_eq!(closed.r#type(), EventType::Close);
     assert_eq!(closed.reason(), v1::CloseReason::Local);
     assert_eq!(closed.connection.map(|c| c.id), id);
+}
+
+/// Its socket has no cookie when it is accepted, and gets one when it is found.
+fn what_was_accepted_from_an_old_queue_keeps_its_id() {
+    let mut node = detach_after("0");
+    let mut db = node.pod("other", "db-0", json!({}));
+    let mut cart = node.pod("shop", "cart-0", json!({}));
+    let agent = node.client();
+    agent.wait_for_pods(2);
+    wait_until_idle(&node);
+    let at = db.actor.listen(LOCAL);
+    cart.actor.connect(at);
+    let mut watch = agent.watch(of("other"));
+    db.actor.accept();
+    let accepted = watch.events(1).remove(0);
+    assert_eq!(accepted.r#type(), EventType::Accept);
+    drop(watch);
+    wait_until_idle(&node);
+    let listed = agent.connections(of("other"));
+    let accepted = accepted.connection.expect("it has a connection");
+    assert_eq!(listed, [accepted]);
 }
 
 fn a_list_attaches_for_itself() {

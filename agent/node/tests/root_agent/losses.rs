@@ -39,6 +39,7 @@ tests![
     after_each_question_the_tracer_has_its_turn,
     a_hook_that_is_refused_later_is_told,
     hooks_that_cannot_be_attached_are_told,
+    a_watch_that_waits_can_be_ended,
     who_idles_does_not_keep_others_from_asking,
     a_full_map_is_told_to_who_comes_later_too,
     a_full_filter_set_is_told,
@@ -301,6 +302,47 @@ fn hooks_that_cannot_be_attached_are_told() {
     assert!(unfollowed.blocking_recv().expect("an answer").is_err());
     assert_eq!(answers[0].attach_error.as_deref(), Some("no memory"));
     assert!(answers[0].paused_since.is_some() && answers[0].subscribers == 0);
+}
+
+/// It gets the past that it wants, and nothing else.
+fn a_watch_that_waits_can_be_ended() {
+    let task = Task::new("waits", 4);
+    let (reply, subscribed) = oneshot::channel();
+    let subscribe = Command::Subscribe {
+        id: Some("x".into()),
+        matcher: Matcher::new(Vec::new(), Vec::new()),
+        past: Past::None,
+        follow: true,
+        reply,
+    };
+    let (first, [ended, again]) = {
+        let (first, ended) = oneshot::channel();
+        let (second, again) = oneshot::channel();
+        ([first, second], [ended, again])
+    };
+    task.commands.try_send(subscribe).expect("there is room");
+    for reply in first {
+        let end = Command::End {
+            id: "x".into(),
+            reply,
+        };
+        task.commands.try_send(end).expect("there is room");
+    }
+    let after = task.ask();
+    let answers = task.answers(vec![after]);
+    assert_eq!(ended.blocking_recv(), Ok(true));
+    assert_eq!(again.blocking_recv(), Ok(false));
+    let mut watch = subscribed
+        .blocking_recv()
+        .expect("an answer")
+        .expect("nobody else goes by the id");
+    let runtime = Runtime::new().expect("a runtime");
+    let mut items = 0;
+    while runtime.block_on(watch.next()).is_some() {
+        items += 1;
+    }
+    // How the node fares, before the past and behind it.
+    assert_eq!((items, answers[0].subscribers), (2, 0));
 }
 
 /// Of nobody: it does not wait to be named.

@@ -124,7 +124,7 @@ fn storm(steered: bool) {
 }
 
 /// Runs `f` on a thread whose threads and processes share one CPU.
-fn on_one_cpu(f: impl FnOnce() + Send) {
+pub fn on_one_cpu(f: impl FnOnce() + Send) {
     aside(|| {
         let allowed = sched_getaffinity(None).expect("some CPUs");
         let first = (0..CpuSet::MAX_CPU).find(|&cpu| allowed.is_set(cpu));
