@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::ends::{assert_ends, client, line, server};
 use crate::cluster::{Made, apply, get, kubectl, wait_until};
-use crate::plugin::{Watch, ended, objects, tell, text};
+use crate::plugin::{Watch, ended, objects, since, tell, text};
 use crate::world::{
     NODE_PORT, PORT, SLEEP, address, container, made, nodes, pod, service, visit, web,
 };
@@ -198,7 +198,7 @@ pub fn past_and_present() {
     watch.end_well();
 
     assert_ends(&objects(&["-n", "shop", "--last", "4"]), &ends());
-    let all = objects(&["-n", "shop", "--since", "10m"]);
+    let all = since(&["-n", "shop", "--since", "10m"]);
     assert!(all.len() >= 4 && all.len().is_multiple_of(2), "{all:#?}");
     assert_ends(&all[all.len() - 4..], &ends());
 
