@@ -323,7 +323,7 @@ pub fn lost(loss: Loss) -> v1::Lost {
     }
 }
 
-/// A pause as it is told.
+/// A pause, as the API reports it.
 pub fn paused(pause: Pause, behind: v1::Position) -> v1::Paused {
     v1::Paused {
         from: Some(timestamp(pause.from)),

@@ -39,7 +39,7 @@ pub struct Report {
     pub sequence: u64,
     /// Open streams.
     pub subscribers: usize,
-    /// Since when nothing is traced for want of subscribers, if that is so.
+    /// Since when the agent has traced nothing because no client is subscribed; `None` while it traces.
     pub paused_since: Option<Timestamp>,
     /// How long that was so since the start.
     pub paused_for: Duration,

@@ -37,7 +37,7 @@ const BATCH: usize = 512;
 /// Subscribers and history.
 pub struct Hub {
     subscribers: HashMap<u64, Subscriber>,
-    /// What those wanted who have gone.
+    /// What subscribers that have left had asked for.
     departed: Vec<Matcher>,
     next_subscriber: u64,
     history: History,
@@ -103,7 +103,7 @@ impl Hub {
         self.subscribers.values().map(Subscriber::matcher)
     }
 
-    /// What those wanted who have gone since the last time.
+    /// What subscribers had asked for that have left since the last call.
     pub fn take_departed(&mut self) -> Vec<Matcher> {
         std::mem::take(&mut self.departed)
     }
@@ -117,8 +117,8 @@ impl Hub {
     }
 
     /// Adds a subscriber, which first gets the status, what it wants of the past, and the status again, and then what
-    /// goes on being lost: the containers without room in the filter map, but for those of which the past told. Who wants
-    /// nothing of the past and has ended a pause (`woke`) is told of that.
+    /// goes on being lost: the containers without room in the filter map, but for those of which the past told. A
+    /// subscriber that asks for nothing of the past, and whose arrival ended a pause (`woke`), is sent that pause.
     /// It goes when it drops its end, or is ended by its id, or at once after the past if that is all it wants.
     pub fn subscribe(
         &mut self,
@@ -303,7 +303,7 @@ impl Hub {
         more
     }
 
-    /// Nothing is traced from now on, which is `from`; nobody is there to be told.
+    /// Tracing pauses now, at `from`. There is no subscriber to report it to.
     pub fn pause(&mut self, from: Timestamp, now: Nanos) {
         self.pauses.begin(from, now, self.position());
     }

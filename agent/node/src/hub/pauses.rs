@@ -8,7 +8,7 @@ use tcptracer_event::Nanos;
 
 use super::stream::{Past, Pause, Position};
 
-/// At most so many are kept. They are a minute apart unless the agent was told otherwise.
+/// How many pauses are kept. With the default of `--detach-after` they are at least a minute apart.
 const MAX: usize = 1024;
 
 /// A pause, and where it is.

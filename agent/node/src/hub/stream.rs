@@ -29,7 +29,7 @@ pub struct Pause {
 pub struct Position {
     /// The last event before it.
     pub sequence: u64,
-    /// What everybody was told to have lost before it, in all; a pause counts as one.
+    /// How much had been reported as lost to all subscribers before it; a pause counts as one.
     pub lost: u64,
 }
 

@@ -7,7 +7,7 @@ use tcptracer::bpf::Demand;
 /// What hooks are needed, asked for, and attached.
 #[derive(Debug)]
 pub struct Demands {
-    /// How long hooks that nobody needs stay attached: who comes back finds them.
+    /// How long hooks that nobody needs stay attached, for clients that come back.
     keep: Duration,
     /// When connections, and when failures, were needed last.
     needed: [Option<Instant>; 2],

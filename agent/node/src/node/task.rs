@@ -109,7 +109,7 @@ pub struct Node {
     waiting: Vec<(Demand, Command)>,
     /// One is held here.
     lease: Lease,
-    /// What those wanted who have gone, and until when it is still selected: who comes back finds no gap.
+    /// What subscribers that have left had asked for, and until when it stays selected: a client that comes back finds no gap.
     departed: VecDeque<(Matcher, Instant)>,
     /// Why the hooks could not be attached, and when to try again.
     unattached: Option<(String, Instant)>,
@@ -541,7 +541,7 @@ impl Node {
         self.follow_demand(now);
     }
 
-    /// Keeps for a while what those wanted who have gone. Whether there is less of it than before.
+    /// Keeps for a while what subscribers that have left had asked for. Returns whether some of it was dropped.
     fn remember_departed(&mut self, now: Instant) -> bool {
         let until = now + self.parts.keep_attached;
         let departed = self.parts.hub.take_departed();

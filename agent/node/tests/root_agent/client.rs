@@ -35,7 +35,7 @@ pub struct Watch<'a> {
     client: &'a Client,
     stream: Streaming<v1::WatchResponse>,
     pub epoch: u64,
-    /// When nothing was traced, as it was told.
+    /// The pauses that the agent has reported.
     pub pauses: Vec<v1::Paused>,
 }
 
