@@ -111,9 +111,12 @@ impl Attachment {
     }
 
     fn note(&self, place: Place, attached: bool) {
-        for program in self.programs.iter().filter(|p| p.place() == place) {
-            program.set_attached(attached);
-        }
+        self.programs_at(place)
+            .for_each(|program| program.set_attached(attached));
+    }
+
+    fn programs_at(&self, place: Place) -> impl Iterator<Item = &Program> {
+        self.programs.iter().filter(move |p| p.place() == place)
     }
 
     /// Takes steps towards what is asked for. `None`: call this again soon; the waker tells when it is worth it.
@@ -147,10 +150,10 @@ impl Attachment {
     fn attach_asked(&mut self, skel: &mut TcptracerSkel<'_>, demand: Demand) -> Result<Found> {
         let before = self.asked.len();
         let begins = demand > Demand::Nothing && phase(skel) != Some(tt_phase::TT_LIVE);
-        if begins && self.stale {
-            self.forget(skel)?;
-        }
         if begins {
+            if self.stale {
+                self.forget(skel)?;
+            }
             for map in [&skel.maps.listeners, &skel.maps.seen_listeners] {
                 empty(map).context("cannot empty the table of listeners")?;
             }
@@ -217,9 +220,8 @@ impl Attachment {
             return Ok(());
         }
         let link = self.attach(skel, place.hook()).inspect_err(|e| {
-            for program in self.programs.iter().filter(|p| p.place() == place) {
-                program.set_failed(format!("{e:#}"));
-            }
+            self.programs_at(place)
+                .for_each(|program| program.set_failed(format!("{e:#}")));
         })?;
         self.asked.push((place, link));
         Ok(())
