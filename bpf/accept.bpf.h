@@ -83,8 +83,10 @@ static __always_inline void probe_conn(struct tt_conn *conn, struct sock *sk)
 	probe_tuple(conn, sk);
 	/* A cookie is made on demand, which is not possible here. */
 	conn->cookie = tt_config.own_ids ? 0 : BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
-	if (!conn->cookie)
+	if (!conn->cookie) {
+		tt_cookieless = 1;
 		conn->cookie = make_up_id(bpf_ktime_get_ns());
+	}
 }
 
 /* The entry of this socket's address, whosever it is. */
@@ -118,7 +120,10 @@ static __noinline void adopt_accepted(struct sock *sk)
 	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
 	struct tt_conn conn = {}, *other;
 
-	if (tt_phase == TT_PAUSED || state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN)
+	if (tt_paused || state == BPF_TCP_LISTEN)
+		return;
+	/* It was reset before it was accepted, and that was reported; where nothing is kept of others, it was not. */
+	if (state == BPF_TCP_CLOSE && !tt_config.owns_maps)
 		return;
 	probe_conn(&conn, sk);
 	if (!follows(conn.family, conn.netns))
@@ -144,16 +149,28 @@ static __noinline void adopt_accepted(struct sock *sk)
 	}
 }
 
+/* The process that accepts is not selected: nobody waits for what its listener has let expect. */
+static __always_inline void drop_accepted(const struct tt_conn *conn, __u64 key)
+{
+	if (!conn->opened && !conn->t_accepted && conn->role == TT_ROLE_SERVER)
+		delete_conn(key);
+}
+
 /* adopt: whether the caller is sure that the socket has just been accepted. */
 static __always_inline void on_accepted(struct tt_conn *conn, struct sock *sk, bool adopt)
 {
-	__u64 cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+	__u64 cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter), key = probed_key_of(sk);
+	bool wanted = is_wanted(current_task());
 
 	if (belongs(conn, cookie, BPF_CORE_READ(sk, __sk_common.skc_dport))) {
-		set_accepted(conn);
+		if (wanted)
+			set_accepted(conn);
+		else
+			drop_accepted(conn, key);
 	} else if (adopt) {
-		retire(conn, probed_key_of(sk));
-		adopt_accepted(sk);
+		retire(conn, key);
+		if (wanted)
+			adopt_accepted(sk);
 	}
 }
 
@@ -163,10 +180,14 @@ static __always_inline void on_grafted(struct sock *sk)
 	struct tt_conn *conn;
 
 	if (is_tcp(sk)) {
-		conn = find(sk);
-		if (conn)
+		bool wanted = is_wanted(current_task());
+
+		conn = wanted ? find_or_retire(sk) : find(sk);
+		if (conn && wanted)
 			set_accepted(conn);
-		else
+		else if (conn)
+			drop_accepted(conn, key_of(sk));
+		else if (wanted)
 			adopt_accepted(sk);
 		return;
 	}
@@ -176,7 +197,7 @@ static __always_inline void on_grafted(struct sock *sk)
 	conn = conn_of(sk);
 	if (conn)
 		on_accepted(conn, sk, true);
-	else
+	else if (is_wanted(current_task()))
 		adopt_accepted(sk);
 }
 
@@ -213,7 +234,7 @@ static __always_inline void on_accepted_fd(__u32 fd, bool adopt)
 	}
 	if (conn)
 		on_accepted(conn, sk, adopt);
-	else if (adopt)
+	else if (adopt && is_wanted(current_task()))
 		adopt_accepted(sk);
 }
 

@@ -61,16 +61,32 @@ static __always_inline bool belongs(struct tt_conn *conn, __u64 cookie, __be16 p
 	return conn->cookie == cookie;
 }
 
-/* The connection of this socket, or NULL. */
-static __always_inline struct tt_conn *find(struct sock *sk)
+/* The connection of a socket with this cookie, or NULL: then the table has nothing at its address. */
+static __always_inline struct tt_conn *find_with(struct sock *sk, __u64 cookie)
 {
 	__u64 key = key_of(sk);
 	struct tt_conn *conn = lookup_conn(key);
 
-	if (!conn || belongs(conn, sk->__sk_common.skc_cookie.counter, sk->__sk_common.skc_dport))
+	if (!conn || belongs(conn, cookie, sk->__sk_common.skc_dport))
 		return conn;
 	retire(conn, key);
 	return NULL;
+}
+
+static __always_inline struct tt_conn *find_or_retire(struct sock *sk)
+{
+	return find_with(sk, sk->__sk_common.skc_cookie.counter);
+}
+
+/* The connection of this socket, or NULL. */
+static __always_inline struct tt_conn *find(struct sock *sk)
+{
+	__u64 cookie = sk->__sk_common.skc_cookie.counter;
+
+	/* Whoever is followed gets a cookie by that. */
+	if (tt_config.cookies && !cookie && !tt_cookieless)
+		return NULL;
+	return find_with(sk, cookie);
 }
 
 static __always_inline void report_opened(struct tt_conn *conn, __u64 time)
@@ -122,81 +138,107 @@ static __always_inline void heal_accept(struct tt_conn *conn, bool current_close
 	report_opened(conn, conn->t_closed ?: bpf_ktime_get_ns());
 }
 
-/* The entry of a new attempt, whatever was there before. False if there is no room. */
-static __always_inline bool replace(struct sock *sk, struct tt_conn *conn, bool again)
+/*
+ * What the table has of the socket before it connects, if anything, makes room. How often it had tried to connect before; false
+ * if that is what `again` is about.
+ */
+static __always_inline bool begin_life(struct sock *sk, __u64 key, __u64 *id, __u16 *life,
+				       bool again)
 {
-	__u64 key = key_of(sk);
-
-	if (!insert_conn(key, conn))
-		return true;
-
 	struct tt_conn *old = lookup_conn(key);
 
-	if (old) {
-		/* Without cookies: this is the same socket, since no other was destroyed. */
-		if (!tt_config.cookies)
-			conn->cookie = old->cookie;
-		if (old->cookie == conn->cookie) {
-			if (again && !old->closed)
-				return true;
-			conn->life = old->life + 1;
-		}
-		retire(old, key);
+	if (!old)
+		return true;
+	/* Without cookies: this is the same socket, since no other was destroyed. */
+	if (!tt_config.cookies)
+		*id = old->cookie;
+	if (old->cookie == *id) {
+		if (again && !old->closed)
+			return false;
+		*life = old->life + 1;
 	}
-	return !insert_conn(key, conn);
+	retire(old, key);
+	return true;
 }
 
 /* CLOSE -> SYN_SENT, in the connecting process. The source port is not chosen yet. */
-static __always_inline void on_syn_sent(struct sock *sk, bool again)
+static __noinline void on_syn_sent(struct sock *sk, bool again)
 {
-	struct tt_memory *memory = memory_of(sk);
-	struct tt_conn conn = {};
+	struct task_struct *task = current_task();
+	__u64 key = key_of(sk), id;
+	struct tt_memory *memory;
+	struct tt_entry entry;
+	struct tt_conn spare, *conn;
+	__u16 life = 0;
 
-	conn.family = sk->__sk_common.skc_family;
-	conn.netns = netns_of(sk);
-	if (!follows(conn.family, conn.netns))
+	if (is_of_other_family(sk) || !is_wanted(task))
 		return;
-	conn.cookie = make_id(sk);
-	conn.remote_port = __builtin_bswap16(sk->__sk_common.skc_dport);
-	conn.t_syn = bpf_ktime_get_ns();
-	conn.role = TT_ROLE_CLIENT;
-	conn.source = TT_SOURCE_CONNECT;
+	id = make_id(sk);
+	memory = memory_of(sk);
 	if (memory)
-		conn.life = memory->conn.life + 1;
-	read_process(current_task(), &conn.owner);
+		life = memory->conn.life + 1;
+	if (!begin_life(sk, key, &id, &life, again))
+		return;
+	conn = begin_conn(&entry, key, &spare);
+	conn->family = sk->__sk_common.skc_family;
+	conn->netns = netns_of(sk);
+	conn->cookie = id;
+	conn->life = life;
+	conn->remote_port = __builtin_bswap16(sk->__sk_common.skc_dport);
+	conn->t_syn = bpf_ktime_get_ns();
+	conn->role = TT_ROLE_CLIENT;
+	conn->source = TT_SOURCE_CONNECT;
+	read_process(task, &conn->owner);
 	/* The first of two programs has counted it already. */
-	if (!replace(sk, &conn, again) && !again)
+	if (end_conn(&entry, &spare) && !again)
 		count(TT_MAP_FULL);
 }
 
-/*
- * SYN_RECV -> ESTABLISHED of a socket that has no entry: it did not connect, so it is
- * for somebody to accept. False if it has an entry.
- */
-static __noinline bool add_passive(struct sock *sk)
+/* As on_syn_sent(), of a socket that has changed its state: that may have gone unseen. */
+static __always_inline void on_connecting(struct sock *sk)
 {
-	struct tt_conn conn = {};
+	struct tt_conn *conn = find(sk);
 
-	conn.netns = netns_of(sk);
-	if (!follows(sk->__sk_common.skc_family, conn.netns))
-		return true;
-	conn.cookie = make_id(sk);
-	conn.t_established = bpf_ktime_get_ns();
-	conn.role = TT_ROLE_SERVER;
-	read_tuple(&conn, sk);
-	/* Without room the accept hook tries again, and counts. */
-	return insert_conn(key_of(sk), &conn) != -EEXIST;
+	if (!conn || conn->closed)
+		on_syn_sent(sk, true);
 }
 
-/* SYN_SENT -> ESTABLISHED of a socket whose SYN was not seen: it has no owner yet. */
+/*
+ * SYN_RECV -> ESTABLISHED: it did not connect, so it is for somebody to accept. Returns the connection if it has an entry already:
+ * an accept has been faster.
+ */
+static __noinline struct tt_conn *add_passive(struct sock *sk)
+{
+	struct tt_conn spare, *conn;
+	struct tt_entry entry;
+
+	if (is_of_other_family(sk) || !may_be_wanted(sk))
+		return NULL;
+	conn = find_or_retire(sk);
+	if (conn)
+		return conn;
+	conn = begin_conn(&entry, key_of(sk), &spare);
+	conn->netns = netns_of(sk);
+	conn->cookie = make_id(sk);
+	conn->t_established = bpf_ktime_get_ns();
+	conn->role = TT_ROLE_SERVER;
+	read_tuple(conn, sk);
+	/* Without room the accept hook tries again, and counts. */
+	return end_conn(&entry, &spare) == -EEXIST ? find_or_retire(sk) : NULL;
+}
+
+/*
+ * SYN_SENT -> ESTABLISHED of a socket whose SYN was not seen: it has no owner yet. Where nothing is kept of others, nearly always
+ * it is one of theirs, and what is open when somebody is selected is found in other ways.
+ */
 static __noinline void add_active(struct sock *sk)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	struct tt_conn conn = {};
 
-	conn.netns = netns_of(sk);
-	if (!follows(sk->__sk_common.skc_family, conn.netns))
+	if (is_of_other_family(sk))
 		return;
+	conn.netns = netns_of(sk);
 	conn.cookie = make_id(sk);
 	conn.t_established = bpf_ktime_get_ns();
 	conn.role = TT_ROLE_CLIENT;
@@ -209,21 +251,13 @@ static __noinline void add_active(struct sock *sk)
 
 static __always_inline void on_established(struct sock *sk, int from)
 {
-	struct tt_conn *conn;
+	struct tt_conn *conn = find(sk);
 
-	/* Nearly always it has none, so try that first. */
-	if (from == BPF_TCP_SYN_RECV && add_passive(sk))
-		return;
-	conn = find(sk);
-	if (!conn) {
-		/* The entry was an earlier socket's and is gone now. */
-		if (from == BPF_TCP_SYN_RECV)
-			add_passive(sk);
-		else
-			add_active(sk);
-		return;
-	}
-	if (conn->opened || conn->t_established)
+	if (!conn && from == BPF_TCP_SYN_RECV)
+		conn = add_passive(sk);
+	else if (!conn && !tt_config.owns_maps)
+		add_active(sk);
+	if (!conn || conn->opened || conn->t_established)
 		return;
 	/* A client, or a TFO child that was accepted before the handshake was over. */
 	if (tt_config.cookies)
@@ -232,17 +266,6 @@ static __always_inline void on_established(struct sock *sk, int from)
 	read_tuple(conn, sk);
 	if (conn->source != TT_SOURCE_UNKNOWN)
 		report_opened(conn, conn->t_established);
-}
-
-/*
- * This side ends a connection that has no entry: by its FIN or, without one, at once. What was on its way to its end when the
- * hooks came is not among these, nor is a child that nobody accepted.
- */
-static __always_inline void count_untracked(struct sock *sk)
-{
-	if (tt_phase == TT_LIVE && is_grafted(sk) &&
-	    follows(sk->__sk_common.skc_family, netns_of(sk)))
-		count(TT_UNTRACKED);
 }
 
 /* -> FIN_WAIT1: this side closes first. -> LAST_ACK: it closes after the peer. */
@@ -277,6 +300,22 @@ static __always_inline void on_remote_fin(struct sock *sk)
 	if (!conn->t_fin) {
 		conn->t_fin = bpf_ktime_get_ns();
 		conn->reason = TT_REASON_REMOTE;
+	}
+}
+
+/* Whose FIN was the first, as the last state before CLOSE has it. */
+static __always_inline __u8 first_fin(int from)
+{
+	switch (from) {
+	case BPF_TCP_FIN_WAIT1:
+	case BPF_TCP_FIN_WAIT2:
+	case BPF_TCP_CLOSING:
+		return TT_REASON_LOCAL;
+	case BPF_TCP_CLOSE_WAIT:
+	case BPF_TCP_LAST_ACK:
+		return TT_REASON_REMOTE;
+	default:
+		return TT_REASON_UNKNOWN;
 	}
 }
 
@@ -382,6 +421,9 @@ static __always_inline void on_closed(struct sock *sk, int from, bool again)
 		return;
 	conn->closed = 1;
 	conn->t_closed = bpf_ktime_get_ns();
+	/* The first FIN went unseen. */
+	if (conn->reason == TT_REASON_UNKNOWN)
+		conn->reason = first_fin(from);
 	error = read_once(sk->sk_err);
 	if (error)
 		conn->error = error;

@@ -146,11 +146,11 @@ enum tt_counter {
 	TT_COUNTERS,
 };
 
-/* Which hooks are attached; the reader sets it. */
-enum tt_phase {
-	TT_LIVE = 0,    /* all */
-	TT_SEEDING = 1, /* all, and what is open already is being looked for: what ends meanwhile nobody has asked for */
-	TT_PAUSED = 2,  /* not all: an accept alone makes no entry, whose end might go unseen */
+/* What has become of the filter maps, where nobody but the reader edits them. */
+struct tt_generation {
+	__u64 changes; /* how often they have been changed: counted after each change */
+	__u64 growths; /* how often they have got entries: counted before that */
+	__u64 seeded;  /* the growths as of which what was open is followed as well: what ends before that nobody has asked for */
 };
 
 /* Set before load, constant afterwards. 0 turns a filter off. */
@@ -164,10 +164,12 @@ struct tt_config {
 	__u8 list_existing;    /* the snapshot reports what it finds */
 	__u8 cookies;          /* tracing programs may ask for a socket's cookie (5.12) */
 	__u8 either;           /* one of by_cgroup and by_mntns has to hold, not both */
-	__u8 keep_verdicts;    /* on cgroups, as long as the generation of the filter maps is the same */
+	__u8 owns_maps;        /* nobody but the reader edits the filter maps */
 	__u8 remembers;        /* sockets remember their connections while nothing is attached */
 	__u8 has_sets;         /* the table of connections has sets */
+	__u8 skips;            /* tasks can be preempted inside programs, which the kernel skips meanwhile (7.0) */
 	__u8 own_ids;          /* never cookies: a socket may get one between two of its connections */
+	__u8 pad[3];
 	__u32 set_mask;        /* one less than how many, which is a power of two */
 	__u32 hierarchy;       /* the one whose cgroups are reported; 0 is v2 */
 };
@@ -178,6 +180,6 @@ _Static_assert(sizeof(struct tt_event) == 216, "tt_event has a hole");
 _Static_assert(sizeof(struct tt_cgroup) == 528, "tt_cgroup has a hole");
 _Static_assert(sizeof(struct tt_slot) == 192, "tt_slot has a hole");
 _Static_assert(sizeof(struct tt_set) == 776, "tt_set has a hole");
-_Static_assert(sizeof(struct tt_config) == 28, "tt_config has a hole");
+_Static_assert(sizeof(struct tt_config) == 32, "tt_config has a hole");
 
 #endif

@@ -9,6 +9,12 @@ static __always_inline bool is_elsewhere(struct sock *sk)
 	return tt_config.netns && netns_of(sk) != tt_config.netns;
 }
 
+/* Of another family than the one that is asked for. */
+static __always_inline bool is_of_other_family(struct sock *sk)
+{
+	return tt_config.family && sk->__sk_common.skc_family != tt_config.family;
+}
+
 /* Filters by what a socket is from its start: no state is kept for others. */
 static __always_inline bool follows(__u16 family, __u32 netns)
 {
@@ -50,46 +56,103 @@ static __always_inline bool cgroup_selected(__u64 id, bool *settled)
 	return false;
 }
 
-/*
- * The same, from the last time if the maps have not changed since. The generation is read before the maps are: it is not newer
- * than what they hold, but where a processor reads ahead. The reader goes through the maps now and then, which heals that.
- */
-static __always_inline bool cgroup_passes(__u64 id)
+enum tt_verdict {
+	TT_FOREIGN = 0,
+	TT_SELECTED = 1,
+	TT_UNSETTLED = 2, /* a parent is not known, or nothing is remembered */
+};
+
+/* Where a verdict is remembered, and what is there if it is the present one, but for the lowest bit: that is the verdict. */
+struct tt_question {
+	__u64 *kept; /* or NULL */
+	__u64 asked;
+};
+
+/* One that is asked of a process, as far as verdicts are remembered. 0: of a cgroup, whatever the mount namespace is. */
+static __always_inline __u64 short_mntns(__u32 mntns)
 {
-	__u32 only = 0, place = id & (TT_VERDICTS - 1);
-	__u64 *changes, *kept, asked, known;
+	return mntns ? mntns - 0xefffff00 : 1;
+}
+
+/*
+ * What is remembered. The generation is read before the maps are: it is not newer than what they hold, but where a processor
+ * reads ahead. The reader goes through the maps now and then, which heals that.
+ */
+static __always_inline enum tt_verdict recall(struct tt_question *question, __u64 cgroup,
+					      __u64 mntns)
+{
+	__u32 place = (cgroup + mntns * 7) & (TT_VERDICTS - 1);
+	__u64 known;
+
+	question->kept = NULL;
+	/* There are hardly ever ids of more bits. */
+	if (!tt_config.owns_maps || cgroup >> 27 || mntns >> 20)
+		return TT_UNSETTLED;
+	question->asked = cgroup << 37 | mntns << 17 |
+			  (read_once(tt_generation.changes) & 0xffff) << 1;
+	question->kept = bpf_map_lookup_elem(&verdicts, &place);
+	if (!question->kept)
+		return TT_UNSETTLED;
+	known = read_once(*question->kept);
+	return (known & ~1ULL) == question->asked ? known & 1 : TT_UNSETTLED;
+}
+
+static __always_inline enum tt_verdict settle(const struct tt_question *question, bool passes,
+					      bool settled)
+{
+	if (question->kept && settled)
+		*(volatile __u64 *)question->kept = question->asked | passes;
+	return passes ? TT_SELECTED : settled ? TT_FOREIGN : TT_UNSETTLED;
+}
+
+/* Whether a cgroup is selected. */
+static __always_inline enum tt_verdict verdict_on(__u64 cgroup)
+{
+	struct tt_question question;
+	enum tt_verdict known = recall(&question, cgroup, 0);
 	bool passes, settled;
 
-	if (!tt_config.keep_verdicts)
-		return cgroup_selected(id, &settled);
-	changes = bpf_map_lookup_elem(&generation, &only);
-	kept = bpf_map_lookup_elem(&verdicts, &place);
-	/* No kernel gets to ids of more bits. */
-	if (!changes || !kept || id >> 40)
-		return cgroup_selected(id, &settled);
-	/* One more, so that a place that was never taken is of no generation. */
-	asked = id << 24 | ((read_once(*changes) + 1) & 0x7fffff) << 1;
-	known = read_once(*kept);
-	if ((known & ~1ULL) == asked)
-		return known & 1;
-	passes = cgroup_selected(id, &settled);
-	if (settled)
-		*(volatile __u64 *)kept = asked | passes;
-	return passes;
+	if (known != TT_UNSETTLED)
+		return known;
+	passes = cgroup_selected(cgroup, &settled);
+	return settle(&question, passes, settled);
+}
+
+static __always_inline bool maps_pass(const struct tt_process *process, bool *settled)
+{
+	*settled = true;
+	if (tt_config.either)
+		return cgroup_selected(process->cgroup_id, settled) ||
+		       holds(&mntnsmap, process->mntns);
+	if (tt_config.by_cgroup && !cgroup_selected(process->cgroup_id, settled))
+		return false;
+	return !tt_config.by_mntns || holds(&mntnsmap, process->mntns);
+}
+
+/* `task` is the process, or NULL. */
+static __always_inline bool passes(const struct tt_process *process, struct task_struct *task)
+{
+	struct tt_question question;
+	enum tt_verdict known;
+	bool passes, settled;
+
+	if (tt_config.pid && process->pid != tt_config.pid)
+		return false;
+	if (!tt_config.owns_maps)
+		return maps_pass(process, &settled);
+	known = recall(&question, process->cgroup_id, short_mntns(process->mntns));
+	if (known != TT_UNSETTLED)
+		return known;
+	if (task && tt_config.by_cgroup)
+		remember_cgroup_parents(task, process->cgroup_id);
+	passes = maps_pass(process, &settled);
+	return settle(&question, passes, settled) == TT_SELECTED;
 }
 
 /* Asked for each event, because the maps may be edited while tracing. */
 static __always_inline bool selected(const struct tt_process *process)
 {
-	if (tt_config.pid && process->pid != tt_config.pid)
-		return false;
-	if (tt_config.either)
-		return cgroup_passes(process->cgroup_id) || holds(&mntnsmap, process->mntns);
-	if (tt_config.by_cgroup && !cgroup_passes(process->cgroup_id))
-		return false;
-	if (tt_config.by_mntns && !holds(&mntnsmap, process->mntns))
-		return false;
-	return true;
+	return passes(process, NULL);
 }
 
 static __always_inline bool filters_processes(void)

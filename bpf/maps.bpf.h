@@ -11,7 +11,8 @@ const volatile struct tt_config tt_config = {};
  */
 volatile __u32 tt_reader_parked = 0;
 
-volatile __u32 tt_phase = TT_PAUSED;
+/* Not all hooks are attached: an accept alone makes no entry, whose end might go unseen. The reader says so. */
+volatile __u32 tt_paused = 1;
 
 /* Names the ABI in BTF, so that the generated skeleton has it. Never written. */
 struct tt_abi {
@@ -22,7 +23,7 @@ struct tt_abi {
 	enum tt_source source;
 	enum tt_reason reason;
 	enum tt_counter counter;
-	enum tt_phase phase;
+	struct tt_generation generation;
 	struct tt_cgroup cgroup;
 	enum tt_cgroup_change change;
 } *tt_abi = NULL;
@@ -80,8 +81,9 @@ struct {
 #define TT_VERDICTS 8192 /* a power of two */
 
 /*
- * Whether cgroups pass the filter, where nobody else edits its maps: in one word, which is read and written at once, the
- * cgroup's id, the generation of the maps and the verdict. A cgroup of another id may take the place.
+ * Whether processes of a cgroup and a mount namespace pass the filter, where nobody else edits its maps: in one word, which is
+ * read and written at once, both, the generation of the maps and the verdict. Others may take the place. Before the generation
+ * comes to a number for the second time in its bits, the reader empties this.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -90,13 +92,8 @@ struct {
 	__type(value, __u64);
 } verdicts SEC(".maps");
 
-/* How often the filter maps have been changed. The reader counts, after each change. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u64);
-} generation SEC(".maps");
+/* In a map of its own, which the reader writes. */
+volatile struct tt_generation tt_generation SEC(".data.generation") = {};
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -54,10 +54,16 @@ static __always_inline bool seed(struct task_struct *task, struct sock *sk, stru
 	if (state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN || state == BPF_TCP_SYN_RECV ||
 	    !follows(conn->family, conn->netns))
 		return false;
-	conn->life = life_of(memory, conn, segs_out);
 	if (memory && is_still(memory, conn, segs_out))
 		*conn = memory->conn;
-	if (conn->source == TT_SOURCE_UNKNOWN) {
+	else if (memory)
+		conn->life = memory->conn.life + 1;
+	if (conn->source != TT_SOURCE_UNKNOWN) {
+		if (tt_config.owns_maps && !selected(&conn->owner))
+			return false;
+	} else {
+		if (!is_wanted(task))
+			return false;
 		read_process(task, &conn->owner);
 		if (state == BPF_TCP_SYN_SENT) {
 			conn->role = TT_ROLE_CLIENT;
@@ -85,7 +91,12 @@ static __always_inline bool seed(struct task_struct *task, struct sock *sk, stru
 		break;
 	case -EEXIST:
 		known = lookup_conn(key);
-		if (!known || !lacks_owner(known))
+		if (!known)
+			return false;
+		/* An earlier one of this socket, of which nobody has asked for the present one until now. */
+		if (known->closed && known->cookie == conn->cookie)
+			conn->life = known->life + 1;
+		else if (!lacks_owner(known))
 			return false;
 		*known = *conn;
 		break;

@@ -57,6 +57,9 @@ static __always_inline __u64 probed_key_of(struct sock *sk)
 /* What the compiler knows of the variable, it forgets. */
 #define forget(var) asm volatile("" : "+r"(var))
 
+/* Set before a connection is followed that has another id than its socket's cookie, although programs may ask for that. */
+volatile __u32 tt_cookieless = 0;
+
 /* The compiler keeps the order of what is written before and after, as the processor does. */
 #define keep_order() asm volatile("" ::: "memory")
 
@@ -69,24 +72,29 @@ static __always_inline struct tt_set *set_of(__u64 key)
 }
 
 /*
- * The first way whose slot has the key, or any. Without a branch for each: the verifier would follow what comes next for each.
+ * The slot of a way that is any number up to TT_WAYS. Which one the verifier is to forget: it would follow what comes next for
+ * each. It does not know that a number minus itself is 0.
  */
-static __always_inline __u32 way_of(const struct tt_set *set, __u64 key)
+static __always_inline struct tt_slot *slot_at(struct tt_set *set, __u64 way, __u64 number)
 {
-	__u64 way = 0;
+	__u64 same = number;
+
+	forget(same);
+	forget(way);
+	way += same - number;
+	return &set->slots[way & (TT_WAYS - 1)];
+}
+
+/* The first slot that has the key, or the last one. */
+static __always_inline struct tt_slot *slot_of(struct tt_set *set, __u64 key)
+{
+	__u64 way;
 
 #pragma unroll
-	for (__u64 i = TT_WAYS; i-- > 0;) {
-		__u64 other = set->slots[i].key ^ key, is_other;
-
-		other |= -other;
-		forget(other);
-		/* All ones, or 0. */
-		is_other = -(other >> 63);
-		way = (way & is_other) | (i & ~is_other);
-	}
-	forget(way);
-	return way & (TT_WAYS - 1);
+	for (way = 0; way < TT_WAYS - 1; way++)
+		if (set->slots[way].key == key)
+			break;
+	return slot_at(set, way, key);
 }
 
 static __always_inline struct tt_conn *lookup_conn(__u64 key)
@@ -94,7 +102,7 @@ static __always_inline struct tt_conn *lookup_conn(__u64 key)
 	struct tt_set *set = set_of(key);
 
 	if (set) {
-		struct tt_slot *slot = &set->slots[way_of(set, key)];
+		struct tt_slot *slot = slot_of(set, key);
 
 		if (slot->key == key)
 			return &slot->conn;
@@ -128,55 +136,86 @@ static __always_inline bool claim(struct tt_slot *slot)
  * Somebody who does not hold the socket's lock may insert the same at the same time: the second goes, if it sees the first.
  * Otherwise it is not found, and goes with the first.
  */
-static __always_inline bool is_second(const struct tt_set *set, __u64 key, __u32 way)
+static __always_inline bool is_second(struct tt_set *set, __u64 key, const struct tt_slot *slot)
 {
-	bool second = false;
-
-#pragma unroll
-	for (__u32 i = 0; i < TT_WAYS - 1; i++)
-		if (i < way && read_once(set->slots[i].key) == key)
-			second = true;
-	return second;
+	return slot_of(set, key) != slot;
 }
 
-/* 0, -EEXIST, or another negative errno if there is no room. */
-static __noinline int insert_conn(__u64 key, const struct tt_conn *conn)
+/* A connection on its way into the table. */
+struct tt_entry {
+	__u64 key;
+	struct tt_set *set;
+	struct tt_slot *slot; /* the caller's, or NULL: there is no room in the set */
+};
+
+/* Takes a slot for a key that the table does not have, if there is one. */
+static __always_inline void claim_slot(struct tt_entry *entry, __u64 key)
 {
-	struct tt_set *set = set_of(key);
-	int error;
+	entry->key = key;
+	entry->set = set_of(key);
+	entry->slot = NULL;
+	if (entry->set) {
+		__u64 way;
 
-	if (set) {
-		struct tt_slot *slot;
-		__u64 way, nothing = 0;
-
-		forget(nothing);
-
-		if (lookup_conn(key))
-			return -EEXIST;
 #pragma unroll
 		for (way = 0; way < TT_WAYS; way++)
-			if (claim(&set->slots[way]))
+			if (claim(&entry->set->slots[way]))
 				break;
 		forget(way);
-		if (way < TT_WAYS) {
-			slot = &set->slots[way];
-			slot->conn = *conn;
-			slot->tail = key;
-			keep_order();
-			slot->key = key;
-			/* Seen by others before the look at theirs. */
-			__sync_fetch_and_add(&slot->claims, nothing);
-			if (!is_second(set, key, way))
-				return 0;
-			release(slot);
-			return -EEXIST;
-		}
+		if (way < TT_WAYS)
+			entry->slot = slot_at(entry->set, way, key);
+	}
+}
+
+/* Where to make a connection that the table does not have: in a slot if there is one, or else in `spare`. It is empty. */
+static __always_inline struct tt_conn *begin_conn(struct tt_entry *entry, __u64 key,
+						  struct tt_conn *spare)
+{
+	struct tt_conn *conn;
+
+	claim_slot(entry, key);
+	conn = entry->slot ? &entry->slot->conn : spare;
+	__builtin_memset(conn, 0, sizeof(*conn));
+	return conn;
+}
+
+/* It is made: others may find it now. 0, -EEXIST, or another negative errno if there is no room. */
+static __always_inline int end_conn(const struct tt_entry *entry, const struct tt_conn *spare)
+{
+	struct tt_slot *slot = entry->slot;
+	__u64 key = entry->key, nothing = 0;
+	int error;
+
+	forget(nothing);
+	if (slot) {
+		slot->tail = key;
+		keep_order();
+		slot->key = key;
+		/* Seen by others before the look at theirs. */
+		__sync_fetch_and_add(&slot->claims, nothing);
+		if (!is_second(entry->set, key, slot))
+			return 0;
+		release(slot);
+		return -EEXIST;
 	}
 	/* An int: before 6.4 the upper half of the result is not set. */
-	error = bpf_map_update_elem(&conns, &key, conn, BPF_NOEXIST);
-	if (!error && set)
-		__sync_fetch_and_add(&set->spilled, 1);
+	error = bpf_map_update_elem(&conns, &key, spare, BPF_NOEXIST);
+	if (!error && entry->set)
+		__sync_fetch_and_add(&entry->set->spilled, 1);
 	return error;
+}
+
+/* As end_conn(). */
+static __noinline int insert_conn(__u64 key, const struct tt_conn *conn)
+{
+	struct tt_entry entry;
+
+	if (lookup_conn(key))
+		return -EEXIST;
+	claim_slot(&entry, key);
+	if (entry.slot)
+		entry.slot->conn = *conn;
+	return end_conn(&entry, conn);
 }
 
 static __always_inline void delete_conn(__u64 key)

@@ -18,6 +18,7 @@
 #include "emit.bpf.h"
 #include "error.bpf.h"
 #include "memory.bpf.h"
+#include "wanted.bpf.h"
 #include "conn.bpf.h"
 #include "accept.bpf.h"
 #include "refusal.bpf.h"
@@ -29,7 +30,11 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 /* again: from the second of two programs, which may see what the first has handled. */
 static __always_inline int on_transition(struct sock *sk, int from, int to, bool again)
 {
-	if (!is_tcp(sk) || is_elsewhere(sk))
+	/* Nothing follows from these. */
+	if (to == BPF_TCP_SYN_RECV || to == BPF_TCP_FIN_WAIT2)
+		return 0;
+	/* Others use the states of TCP, but only stream sockets of the internet's families report them under its protocol. */
+	if (sk->sk_protocol != IPPROTO_TCP || is_elsewhere(sk))
 		return 0;
 	switch (to) {
 	case BPF_TCP_SYN_SENT:
@@ -102,8 +107,17 @@ int BPF_PROG(tt_error_report, struct sock *sk)
 /*
  * From 7.0 on a task can be preempted inside a tracepoint. Until it runs again, for
  * milliseconds, the kernel skips the program it was in for everybody else on that CPU.
- * So there is a second one, which finds nothing to do when the first has run.
+ * What later transitions cannot make up for is who connects.
  */
+SEC("?fentry/tcp_connect")
+int BPF_PROG(tt_tcp_connect, struct sock *sk)
+{
+	if (!is_elsewhere(sk))
+		on_connecting(sk);
+	return 0;
+}
+
+/* Where there are no trampolines, there is a second one, which finds nothing to do when the first has run. */
 SEC("?tp_btf/inet_sock_set_state")
 int BPF_PROG(tt_set_state_again, struct sock *sk, int from, int to)
 {

@@ -40,6 +40,7 @@ enum bpf_map_type {
 /* Only asked for: whether the kernel has them. */
 enum bpf_func_id {
 	BPF_FUNC_get_current_task_btf = 158,
+	BPF_FUNC_cgrp_storage_get = 210,
 	BPF_FUNC_sock_from_file = 162,
 };
 
@@ -71,6 +72,7 @@ enum {
 	BPF_TCP_CLOSE_WAIT = 8,
 	BPF_TCP_LAST_ACK = 9,
 	BPF_TCP_LISTEN = 10,
+	BPF_TCP_CLOSING = 11,
 };
 
 #define AF_INET 2
@@ -159,6 +161,15 @@ typedef struct {
 	int owned;
 } socket_lock_t;
 
+/* Before 5.15 a number. */
+struct sock_cgroup_data {
+	struct cgroup *cgroup;
+};
+
+struct sock_cgroup_data___5_14 {
+	__u64 val;
+};
+
 struct sock {
 	struct sock_common __sk_common;
 	socket_lock_t sk_lock;
@@ -168,6 +179,7 @@ struct sock {
 	__u8 sk_shutdown;
 	int sk_err;
 	int sk_err_soft;
+	struct sock_cgroup_data sk_cgrp_data;
 };
 
 struct socket {

@@ -315,7 +315,7 @@ fn hooks(facts: &Facts, plan: Option<&Plan>) -> Vec<Row> {
     let row = |hook| Row::of(hook, facts, plan);
     let mut rows: Vec<_> = Group::StateMachine.hooks().map(row).collect();
     rows.push(Row {
-        state: match facts.preemptible_tracepoints {
+        state: match plan.is_some_and(|plan| plan.twice) {
             true => Use::Used,
             false => Use::NotNeeded,
         },

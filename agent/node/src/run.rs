@@ -160,7 +160,7 @@ fn start_node(
             cgroup_map: Some(maps.cgroups().path().into()),
             mntns_map: Some(maps.mounts().path().into()),
             either_map: true,
-            keep_verdicts: true,
+            owns_maps: true,
             ..Filter::default()
         },
         failed: true,
@@ -170,7 +170,8 @@ fn start_node(
         ..bpf::Config::default()
     };
     let tracer = Tracer::start_with(config, consumer)?;
-    let (flush, attach, verdicts) = (tracer.control(), tracer.control(), tracer.verdicts());
+    let (flush, attach) = (tracer.control(), tracer.control());
+    let (grow, changed, seeder) = (tracer.generation(), tracer.generation(), tracer.seeder());
     // After the tracer, which tells of what comes later.
     let mut index = Index::new(hierarchy.is_whole());
     let mut containers = Containers::new(hierarchy, args.places.proc.clone());
@@ -190,7 +191,9 @@ fn start_node(
         attach: Box::new(move |demand| attach.attach(demand)),
         attached,
         keep_attached: Duration::from_secs(args.detach_after.into()),
-        forget_verdicts: Box::new(move || verdicts.forget()),
+        grow: Box::new(move || grow.grow()),
+        changed: Box::new(move || changed.changed()),
+        seed: Arc::new(move || seeder.seed()),
         record: args.record.then(all_pods),
     });
     Ok((tracer, messages, node))

@@ -105,10 +105,22 @@ impl Trace {
             .expect("the table can be read")
     }
 
-    /// Has the programs ask the filter maps again.
-    pub fn forget_verdicts(&self) {
-        let forgotten = self.tracer.verdicts().forget();
-        forgotten.expect("the generation can be changed");
+    /// The filter maps are about to get entries.
+    pub fn grow(&self) {
+        let told = self.tracer.generation().grow();
+        told.expect("the programs can be told");
+    }
+
+    /// The filter maps have been changed.
+    pub fn changed(&self) {
+        let told = self.tracer.generation().changed();
+        told.expect("the programs can be told");
+    }
+
+    /// Has what is open followed of whom the filter maps select.
+    pub fn seed(&self) {
+        let seeded = self.tracer.seeder().seed();
+        seeded.expect("what is open can be looked for");
     }
 
     /// What the tracer found it can do.

@@ -14,21 +14,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result};
-use libbpf_rs::{ErrorKind, Link, MapCore, MapFlags, MapMut};
+use libbpf_rs::{ErrorKind, Link};
 use rustix::thread::{MembarrierCommand, membarrier};
 use tcptracer_event::Event;
 
 use super::config::{Config, Demand};
 use super::control::Waker;
 use super::hooks::{Group, HOOKS, Hook, Place};
-use super::load::{iterate, load_again, snapshot};
+use super::load::{attach_iterator, iterate, load_again, snapshot};
+use super::maps::{clear, empty};
 use super::plan::{Plan, When};
 use super::programs::Program;
+use super::seeder::Seeder;
 use super::skel::TcptracerSkel;
-use super::skel::types::tt_phase;
-
-/// Entries to delete with one system call.
-const BATCH: u32 = 1024;
 
 /// The hooks that are attached now.
 pub struct Attachment {
@@ -39,7 +37,10 @@ pub struct Attachment {
     /// Whatever is asked for.
     _always: Vec<Link>,
     asked: Links,
+    seeder: Seeder,
     leaving: Option<Leaving>,
+    /// What is open has to be looked for, once the hooks are attached.
+    is_paused: bool,
     /// The tables hold what was before the hooks were detached.
     stale: bool,
 }
@@ -79,7 +80,9 @@ impl Attachment {
         plan: Plan,
         config: &Config,
         programs: Arc<[Program]>,
+        seeder: Seeder,
     ) -> Result<Self> {
+        seeder.stop();
         let hooks = HOOKS.iter().rev();
         let hooks = hooks.filter(|hook| plan.when(hook.group, config) == When::Asked);
         let (always, hooks): (Vec<_>, Vec<_>) =
@@ -90,7 +93,9 @@ impl Attachment {
             hooks,
             _always: Vec::new(),
             asked: Vec::new(),
+            seeder,
             leaving: None,
+            is_paused: true,
             stale: false,
         };
         let always = always.into_iter().map(|hook| this.attach(skel, hook));
@@ -149,7 +154,7 @@ impl Attachment {
     /// with what is open already. What fails leaves nothing attached that was not before.
     fn attach_asked(&mut self, skel: &mut TcptracerSkel<'_>, demand: Demand) -> Result<Found> {
         let before = self.asked.len();
-        let begins = demand > Demand::Nothing && phase(skel) != Some(tt_phase::TT_LIVE);
+        let begins = demand > Demand::Nothing && self.is_paused;
         if begins {
             if self.stale {
                 self.forget(skel)?;
@@ -162,20 +167,25 @@ impl Attachment {
             if !begins {
                 return Ok((Vec::new(), 0));
             }
-            set_phase(skel, tt_phase::TT_SEEDING);
+            set_paused(skel, false);
+            let growths = self.seeder.growths();
             let found = match self.plan.snapshot {
                 true => snapshot(skel)?,
                 false => (Vec::new(), 0),
             };
-            set_phase(skel, tt_phase::TT_LIVE);
+            let iterator = self.plan.snapshot.then_some(Place::SeedConnections.hook());
+            let iterator = iterator
+                .map(|hook| attach_iterator(skel, hook))
+                .transpose()?;
+            self.seeder.start(iterator, growths)?;
+            self.is_paused = false;
             Ok(found)
         });
         if tried.is_err() {
             let added = self.asked.split_off(before);
             added.iter().for_each(|(place, _)| self.note(*place, false));
             if !self.has(Place::SetState) {
-                set_phase(skel, tt_phase::TT_PAUSED);
-                self.stale = true;
+                self.pause(skel);
             }
         }
         tried
@@ -239,8 +249,7 @@ impl Attachment {
         };
         left.iter().for_each(|(place, _)| self.note(*place, false));
         if left.iter().any(|(place, _)| *place == Place::SetState) {
-            set_phase(skel, tt_phase::TT_PAUSED);
-            self.stale = true;
+            self.pause(skel);
         }
         let keep = Arc::new(AtomicBool::new(false));
         let (is_kept, waker) = (Arc::clone(&keep), waker.clone());
@@ -257,6 +266,14 @@ impl Attachment {
             demand,
         });
         true
+    }
+
+    /// What the tables hold holds no more.
+    fn pause(&mut self, skel: &mut TcptracerSkel<'_>) {
+        set_paused(skel, true);
+        self.is_paused = true;
+        self.stale = true;
+        self.seeder.stop();
     }
 
     /// What was to be detached is, or is wanted again.
@@ -308,42 +325,11 @@ fn is_spent(error: &anyhow::Error) -> bool {
     error.is_some_and(|e| e.kind() == ErrorKind::NotFound)
 }
 
-/// Tells the programs which hooks are attached.
-fn set_phase(skel: &mut TcptracerSkel<'_>, phase: tt_phase) {
+/// Tells the programs whether hooks are missing.
+fn set_paused(skel: &mut TcptracerSkel<'_>, paused: bool) {
     if let Some(data) = skel.maps.data_data.as_deref_mut() {
-        data.tt_phase = phase.0;
+        data.tt_paused = paused.into();
     }
-}
-
-fn phase(skel: &TcptracerSkel<'_>) -> Option<tt_phase> {
-    let data = skel.maps.data_data.as_deref()?;
-    Some(tt_phase(data.tt_phase))
-}
-
-/// Of an array.
-fn clear(map: &MapMut<'_>) -> libbpf_rs::Result<()> {
-    let all: Vec<u32> = (0..map.max_entries()).collect();
-    for places in all.chunks(BATCH as usize) {
-        let keys: Vec<u8> = places
-            .iter()
-            .flat_map(|place| place.to_ne_bytes())
-            .collect();
-        let values = vec![0; places.len() * map.value_size() as usize];
-        map.update_batch(
-            &keys,
-            &values,
-            places.len() as u32,
-            MapFlags::ANY,
-            MapFlags::ANY,
-        )?;
-    }
-    Ok(())
-}
-
-fn empty(map: &MapMut<'_>) -> libbpf_rs::Result<()> {
-    let entries = map.lookup_and_delete_batch(BATCH, MapFlags::ANY, MapFlags::ANY)?;
-    entries.for_each(drop);
-    Ok(())
 }
 
 impl Drop for Attachment {

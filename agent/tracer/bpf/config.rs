@@ -27,9 +27,10 @@ pub struct Filter {
     pub mntns_map: Option<PathBuf>,
     /// Of two maps, it is enough that one has the process.
     pub either_map: bool,
-    /// Nobody else edits the maps, and [`Verdicts::forget`](super::Verdicts::forget) follows each change of them: so it may be
-    /// remembered which cgroups pass.
-    pub keep_verdicts: bool,
+    /// Nobody else edits the maps, and a [`Generation`](super::Generation) hears of each change of them. So it is remembered who
+    /// passes, and nothing is kept of connections of others: [`Seeder`](super::Seeder) finds those that are open once somebody
+    /// passes who did not.
+    pub owns_maps: bool,
 }
 
 /// What hooks are attached for. Each includes those before it.

@@ -28,13 +28,14 @@ use super::attachment::{Attachment, Found};
 use super::config::Config;
 use super::connections::Connections;
 use super::control::{Asks, Control, HooksAsk};
+use super::generation::Generation;
 use super::hooks::{Place, Shortcoming};
 use super::load::load;
 use super::plan::{Facts, Plan};
 use super::programs::{self, Program};
+use super::seeder::Seeder;
 use super::skel::TcptracerSkel;
 use super::skel::types::tt_counter;
-use super::verdicts::Verdicts;
 use super::wire::{self, Reported};
 
 /// Between two drains while events keep coming. Bounds the latency of an event in a burst; at most
@@ -85,7 +86,8 @@ pub struct NoRoom;
 pub struct Tracer {
     plan: Plan,
     connections: Connections,
-    verdicts: Verdicts,
+    generation: Generation,
+    seeder: Seeder,
     programs: Arc<[Program]>,
     control: Control,
     thread: Option<JoinHandle<Losses>>,
@@ -120,7 +122,8 @@ impl Tracer {
         Ok(Self {
             plan: ready.plan,
             connections: ready.connections,
-            verdicts: ready.verdicts,
+            generation: ready.generation,
+            seeder: ready.seeder,
             programs: ready.programs,
             control,
             thread: Some(thread),
@@ -132,9 +135,14 @@ impl Tracer {
         &self.connections
     }
 
-    /// For who changes the filter maps, if verdicts are kept.
-    pub fn verdicts(&self) -> Verdicts {
-        self.verdicts.clone()
+    /// For who changes the filter maps, if nobody else does.
+    pub fn generation(&self) -> Generation {
+        self.generation.clone()
+    }
+
+    /// For the same.
+    pub fn seeder(&self) -> Seeder {
+        self.seeder.clone()
     }
 
     /// The programs that are loaded.
@@ -176,7 +184,8 @@ impl Drop for Tracer {
 struct Ready {
     plan: Plan,
     connections: Connections,
-    verdicts: Verdicts,
+    generation: Generation,
+    seeder: Seeder,
     programs: Arc<[Program]>,
 }
 
@@ -187,10 +196,12 @@ impl Ready {
         config: &Config,
         undecodable: Arc<AtomicU64>,
     ) -> Result<Self> {
+        let generation = Generation::new(&skel.maps.data_generation, &skel.maps.verdicts)?;
         Ok(Self {
             plan,
             connections: Connections::new(&skel.maps.sets, &skel.maps.conns, undecodable)?,
-            verdicts: Verdicts::new(&skel.maps.generation)?,
+            seeder: Seeder::new(generation.clone()),
+            generation,
             programs: programs::loaded(skel, &plan, config)?,
         })
     }
@@ -248,7 +259,8 @@ fn begin<'a>(
     let undecodable = Arc::clone(&outlet.borrow().undecodable);
     let ready = Ready::new(skel, plan, config, undecodable)?;
     let ring = open_ring(skel, outlet).context("cannot open the ring")?;
-    let attachment = Attachment::new(skel, plan, config, Arc::clone(&ready.programs))?;
+    let programs = Arc::clone(&ready.programs);
+    let attachment = Attachment::new(skel, plan, config, programs, ready.seeder.clone())?;
     let mut hooks = Hooks {
         attachment,
         on_demand: config.on_demand.is_some(),

@@ -153,9 +153,17 @@ hooks! {
     /// The state machine once more, for what its first programs were skipped for. It has to run after those.
     SecondCopies {
         /// Of the transitions.
-        SetStateAgain: TpBtf "inet_sock_set_state" => tt_set_state_again;
+        SetStateAgain: TpBtf "inet_sock_set_state" => tt_set_state_again,
+            unless: Some(Place::TcpConnect);
         /// Of the end.
-        DestroySockAgain: TpBtf "tcp_destroy_sock" => tt_destroy_sock_again;
+        DestroySockAgain: TpBtf "tcp_destroy_sock" => tt_destroy_sock_again,
+            unless: Some(Place::TcpConnect);
+    }
+    /// Who connects, should the state machine have been skipped. All else later transitions make up for.
+    Connecting {
+        /// Before the SYN is sent.
+        TcpConnect: Fentry "tcp_connect" => tt_tcp_connect,
+            instead: &[Instead::Text("the state machine, attached a second time")];
     }
     /// What every connection takes.
     StateMachine {

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
-use libbpf_rs::{Iter, MapCore, MapFlags, MapHandle, OpenMapMut, OpenObject};
+use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle, OpenMapMut, OpenObject};
 use tcptracer_event::Event;
 
 use super::config::{Config, Family};
@@ -170,9 +170,10 @@ fn set_config(skel: &mut OpenTcptracerSkel<'_>, config: &Config, plan: &Plan) ->
     to.set_mask = table.sets.saturating_sub(1);
     to.hierarchy = config.cgroups.unwrap_or(0);
     to.either = filter.either_map.into();
-    to.keep_verdicts = filter.keep_verdicts.into();
+    to.owns_maps = filter.owns_maps.into();
     let remembers = plan.when(Group::Memory, config) != When::Never;
     to.remembers = remembers.into();
+    to.skips = (plan.connecting || plan.twice).into();
     to.own_ids = (config.on_demand.is_some() && !remembers).into();
     Ok(())
 }
@@ -188,18 +189,22 @@ pub fn snapshot(skel: &TcptracerSkel<'_>) -> Result<(Vec<Event>, u64)> {
 pub fn iterate(skel: &TcptracerSkel<'_>, group: Group) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     for hook in group.hooks() {
-        let prog = (hook.loaded)(&skel.progs);
-        let link = prog
-            .attach()
-            .with_context(|| format!("cannot attach {}", hook.name))?;
+        let link = attach_iterator(skel, hook)?;
         let mut iter = Iter::new(&link).with_context(|| format!("cannot start {}", hook.name))?;
         read_all(&mut iter, &mut bytes).with_context(|| format!("cannot run {}", hook.name))?;
     }
     Ok(bytes)
 }
 
+/// Makes an iterator ready to be run.
+pub fn attach_iterator(skel: &TcptracerSkel<'_>, hook: &Hook) -> Result<Link> {
+    let prog = (hook.loaded)(&skel.progs);
+    prog.attach()
+        .with_context(|| format!("cannot attach {}", hook.name))
+}
+
 /// The iterator asks for another try when it has walked a million files in one read.
-fn read_all(from: &mut impl Read, to: &mut Vec<u8>) -> io::Result<()> {
+pub fn read_all(from: &mut impl Read, to: &mut Vec<u8>) -> io::Result<()> {
     loop {
         match from.read_to_end(to) {
             Ok(_) => return Ok(()),

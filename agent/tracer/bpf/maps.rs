@@ -1,13 +1,16 @@
-//! Filter maps that somebody else made, pinned and edits while we trace.
+//! Maps as a whole: filter maps that somebody else made, pinned and edits while we trace, and emptying ours.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use libbpf_rs::{MapCore, MapHandle, MapType};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use procfs::process::{FDTarget, Process};
 use rustix::fs::statfs;
 use rustix::io;
+
+/// Entries to write or delete with one system call.
+const BATCH: u32 = 1024;
 
 /// `BPF_FS_MAGIC`.
 const BPF_FS: u64 = 0xcafe_4a11;
@@ -70,4 +73,31 @@ pub fn open_pinned(option: &str, path: &Path) -> Result<MapHandle> {
         );
     }
     Ok(map)
+}
+
+/// Writes zeros to all of an array.
+pub fn clear(map: &impl MapCore) -> libbpf_rs::Result<()> {
+    let all: Vec<u32> = (0..map.max_entries()).collect();
+    for places in all.chunks(BATCH as usize) {
+        let keys: Vec<u8> = places
+            .iter()
+            .flat_map(|place| place.to_ne_bytes())
+            .collect();
+        let values = vec![0; places.len() * map.value_size() as usize];
+        map.update_batch(
+            &keys,
+            &values,
+            places.len() as u32,
+            MapFlags::ANY,
+            MapFlags::ANY,
+        )?;
+    }
+    Ok(())
+}
+
+/// Deletes all entries of a hash.
+pub fn empty(map: &impl MapCore) -> libbpf_rs::Result<()> {
+    let entries = map.lookup_and_delete_batch(BATCH, MapFlags::ANY, MapFlags::ANY)?;
+    entries.for_each(drop);
+    Ok(())
 }

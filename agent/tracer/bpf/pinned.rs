@@ -161,6 +161,13 @@ pub struct Outcome {
     pub failed: usize,
 }
 
+impl Outcome {
+    /// All of these.
+    pub fn missing(&self) -> usize {
+        self.no_room + self.failed
+    }
+}
+
 impl PinnedSet {
     /// Makes an empty set at `FOLDER/cgroupmap` or `FOLDER/mntnsmap`, making the folder as well; it has to be a [`PinDir`]
     /// or below one. A map that an earlier run left there is emptied and used on, if it is of this shape.

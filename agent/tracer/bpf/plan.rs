@@ -81,6 +81,7 @@ impl Facts {
     pub(crate) fn ask_for(&self, group: Group) -> bool {
         match group {
             Group::SecondCopies => false,
+            Group::Connecting => self.preemptible_tracepoints,
             Group::Cgroups => self.cgroups,
             _ => true,
         }
@@ -128,8 +129,9 @@ pub struct Plan {
     pub memory: bool,
     /// Connections are known by the cookies of their sockets; else by ids made up.
     pub cookies: bool,
-    /// Attach the state machine twice: while a task is preempted in one of the programs, the kernel
-    /// skips that for all others on the CPU.
+    /// Attach `fentry/tcp_connect`: while a task is preempted in a program, the kernel skips that for all others on the CPU.
+    pub connecting: bool,
+    /// For the same reason attach the state machine twice, because `connecting` cannot be used.
     pub twice: bool,
 }
 
@@ -191,6 +193,7 @@ impl Plan {
         let fatal_errors = facts.all_work(Group::FatalErrors);
         let refusals = facts.all_work(Group::Refusals);
         let cookies = facts.cookies == Trial::Works;
+        let connecting = facts.preemptible_tracepoints && facts.all_work(Group::Connecting);
         Ok(Self {
             grafts,
             fatal_errors,
@@ -202,7 +205,8 @@ impl Plan {
             snapshot: facts.all_work(Group::Snapshot),
             memory: cookies && facts.all_work(Group::Memory),
             cookies,
-            twice: facts.preemptible_tracepoints,
+            connecting,
+            twice: facts.preemptible_tracepoints && !connecting,
         })
     }
 
@@ -211,6 +215,7 @@ impl Plan {
         match group {
             Group::StateMachine | Group::Cgroups => true,
             Group::SecondCopies => self.twice,
+            Group::Connecting => self.connecting,
             Group::FatalErrors => self.fatal_errors,
             Group::AnnouncedErrors => self.announced_errors,
             Group::Grafts => self.grafts,
@@ -305,6 +310,7 @@ mod tests {
         snapshot: true,
         memory: true,
         cookies: true,
+        connecting: false,
         twice: false,
     };
 
@@ -472,14 +478,21 @@ mod tests {
     }
 
     #[test]
-    fn where_tracepoints_are_preempted_the_state_machine_is_attached_twice() {
-        assert_eq!(
-            plan(|f| f.preemptible_tracepoints = true),
-            Ok(Plan {
-                twice: true,
-                ..FULL
-            })
-        );
+    fn where_tracepoints_are_preempted_connects_are_seen_by_another_hook() {
+        for (trial, connecting) in [(Trial::Works, true), (NO, false)] {
+            let plan = plan(|f| {
+                f.preemptible_tracepoints = true;
+                f.set(Place::TcpConnect, trial.clone());
+            });
+            assert_eq!(
+                plan,
+                Ok(Plan {
+                    connecting,
+                    twice: !connecting,
+                    ..FULL
+                })
+            );
+        }
     }
 
     #[test]

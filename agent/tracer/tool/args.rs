@@ -157,7 +157,7 @@ impl Args {
                 cgroup_map: self.cgroupmap.clone(),
                 mntns_map: self.mntnsmap.clone(),
                 either_map: false,
-                keep_verdicts: false,
+                owns_maps: false,
             },
             failed: self.failed,
             existing: self.existing,

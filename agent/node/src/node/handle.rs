@@ -34,8 +34,13 @@ pub enum Command {
         /// Where they come.
         reply: oneshot::Sender<Result<Subscription, Refusal>>,
     },
-    /// That connections are followed, as long as the lease is held.
-    Follow(oneshot::Sender<Result<Lease, CannotAttach>>),
+    /// That connections are followed, those that are open included, as long as the lease is held.
+    Follow {
+        /// Whose.
+        matcher: Matcher,
+        /// Where the lease comes.
+        reply: oneshot::Sender<Result<Lease, CannotAttach>>,
+    },
     /// That a subscription ends, with everything that the kernel has reported by now.
     End {
         /// Its id.
@@ -140,7 +145,12 @@ impl Handle {
     /// The connections that are open; `None` if the task does not run any more. Waits while too many are held.
     pub async fn list(&self, matcher: Matcher) -> Result<Option<Listing>> {
         let turn = Arc::clone(&self.lists).acquire_owned().await?;
-        let Some(followed) = self.ask(Command::Follow).await else {
+        let whose = matcher.clone();
+        let follow = |reply| Command::Follow {
+            matcher: whose,
+            reply,
+        };
+        let Some(followed) = self.ask(follow).await else {
             return Ok(None);
         };
         let lease = followed?;

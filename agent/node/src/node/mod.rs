@@ -12,6 +12,7 @@ mod demands;
 mod ends;
 mod handle;
 mod held;
+mod seeding;
 mod selection;
 mod task;
 

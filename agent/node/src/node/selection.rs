@@ -29,6 +29,13 @@ pub struct Wanted {
     pub mounts: HashSet<u64>,
 }
 
+impl Wanted {
+    /// Whether nobody of `others` is missing here.
+    pub fn includes(&self, others: &Self) -> bool {
+        others.cgroups.is_subset(&self.cgroups) && others.mounts.is_subset(&self.mounts)
+    }
+}
+
 /// What those who want events need from the kernel. A container whose pod is not known yet passes as
 /// long as it may turn out to be wanted.
 pub fn for_subscribers<'a>(

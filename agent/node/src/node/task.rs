@@ -1,16 +1,18 @@
 //! The task.
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::mem;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use jiff::Timestamp;
 use tcptracer::bpf::{Demand, Message, Outcome, PinDir};
 use tcptracer::clock::{Clock, monotonic_now};
 use tcptracer_event::{CgroupChange, Event, LossSource, Losses};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -20,7 +22,8 @@ use super::demands::Demands;
 use super::ends::Ends;
 use super::handle::{CannotAttach, Command, Lease, Refusal};
 use super::held::Held;
-use super::selection::{self, Pair, PinnedFilterSet};
+use super::seeding::Seeding;
+use super::selection::{self, Pair, PinnedFilterSet, Wanted};
 use crate::api;
 use crate::filter::Matcher;
 use crate::hub::{Hub, Loss, Status, Taken};
@@ -81,8 +84,12 @@ pub struct Parts {
     pub attached: Demand,
     /// How long those stay attached that nobody needs.
     pub keep_attached: Duration,
-    /// Has the programs ask the subscribers' maps again, which have been changed.
-    pub forget_verdicts: Box<dyn Fn() -> Result<()> + Send>,
+    /// Says to the programs that the subscribers' maps are about to get entries.
+    pub grow: Box<dyn Fn() -> Result<()> + Send>,
+    /// Has the programs ask these maps again, which have been changed.
+    pub changed: Box<dyn Fn() -> Result<()> + Send>,
+    /// Has what is open followed of whom these maps select. Takes long.
+    pub seed: Arc<dyn Fn() -> Result<()> + Send + Sync>,
     /// Let the events of all pods pass also while nobody subscribes, for the history.
     pub record: Option<Matcher>,
 }
@@ -105,10 +112,12 @@ pub struct Node {
     held: Held,
     ends: Ends,
     demands: Demands,
-    /// What can be done once hooks are attached, and for which.
-    waiting: Vec<(Demand, Command)>,
-    /// One is held here.
-    lease: Lease,
+    seeding: Seeding,
+    /// The look for what is open that is under way.
+    look: Option<JoinHandle<Result<()>>>,
+    waiting: Vec<Waiting>,
+    /// Whose connections are followed, as long as somebody holds the lease.
+    leases: Vec<(Weak<()>, Matcher)>,
     /// What subscribers that have left had asked for, and until when it stays selected: a client that comes back finds no gap.
     departed: VecDeque<(Matcher, Instant)>,
     /// Why the hooks could not be attached, and when to try again.
@@ -118,6 +127,8 @@ pub struct Node {
     losses: Losses,
     /// What could not be put in the subscribers' maps, and in those of each filter set, as of the last time.
     outcomes: Vec<Outcome>,
+    /// What the subscribers' maps were last made to hold.
+    wanted: Wanted,
     /// What the maps and the subscribers' verdicts are made for: the index, and whether who subscribes
     /// has changed since.
     generation: u64,
@@ -129,6 +140,23 @@ pub struct Node {
     cared: Instant,
     forgot: Instant,
     audited: Instant,
+}
+
+/// A command that can be answered once hooks are attached and what is open is followed.
+struct Waiting {
+    demand: Demand,
+    growths: u64,
+    command: Command,
+}
+
+impl Waiting {
+    /// Whose connections it is about.
+    fn matcher(&self) -> Option<&Matcher> {
+        match &self.command {
+            Command::Subscribe { matcher, .. } | Command::Follow { matcher, .. } => Some(matcher),
+            _ => None,
+        }
+    }
 }
 
 impl Node {
@@ -143,14 +171,17 @@ impl Node {
             held: Held::default(),
             ends: Ends::default(),
             demands: Demands::new(parts.attached, parts.keep_attached),
+            seeding: Seeding::default(),
+            look: None,
             waiting: Vec::new(),
-            lease: Lease::default(),
+            leases: Vec::new(),
             departed: VecDeque::new(),
             unattached: None,
             clock: Clock::now(),
             status,
             losses: Losses::default(),
             outcomes: vec![Outcome::default(); 1 + parts.sets.len()],
+            wanted: Wanted::default(),
             // Another than the index's: all is to be made.
             generation: u64::MAX,
             subscribers_changed: true,
@@ -192,6 +223,7 @@ impl Node {
                     }
                     None => anyhow::bail!("the tracer has ended"),
                 },
+                looked = ended(&mut self.look) => self.on_looked(looked),
                 () = sleep_until(due.into()) => {}
             }
         }
@@ -214,8 +246,11 @@ impl Node {
         let forget = self.departed.front().map(|(_, until)| *until);
         let retry = self.unattached.as_ref().map(|(_, retry)| *retry);
         let retry = retry.filter(|_| self.demands.last() == Demand::Nothing);
+        let seed = self.seeding.due(self.is_waited_for());
+        let seed = seed.filter(|_| self.demands.has(Demand::Connections));
         [
             care,
+            seed,
             detach,
             forget,
             retry,
@@ -277,7 +312,7 @@ impl Node {
         self.parts.hub.set_status(self.status.clone());
     }
 
-    /// What takes hooks that are not attached waits for them.
+    /// What takes hooks waits for them, and for what is open to be followed.
     fn on_command(&mut self, command: Command) {
         let demand = match &command {
             Command::Subscribe {
@@ -285,13 +320,38 @@ impl Node {
                 matcher,
                 ..
             } => demand_of(matcher),
-            Command::Follow(_) => Demand::Connections,
-            _ => Demand::Nothing,
+            Command::Follow { .. } => Demand::Connections,
+            _ => return self.answer(command, false),
         };
-        match self.demands.has(demand) {
-            true => self.answer(command, false),
-            false => self.waiting.push((demand, command)),
+        self.waiting.push(Waiting {
+            demand,
+            growths: 0,
+            command,
+        });
+        // Once it is answered, the kernel lets the events pass that it is about.
+        self.select(Instant::now());
+        if let Some(waiting) = self.waiting.last_mut() {
+            waiting.growths = self.seeding.grown();
         }
+        self.answer_waiting(false);
+    }
+
+    /// Answers those for whom all is there that they wait for.
+    fn answer_waiting(&mut self, woke: bool) {
+        for waiting in mem::take(&mut self.waiting) {
+            match self.demands.has(waiting.demand) && self.seeding.has(waiting.growths) {
+                true => self.answer(waiting.command, woke),
+                false => self.waiting.push(waiting),
+            }
+        }
+    }
+
+    /// Refuses those for whom it is not.
+    fn refuse_waiting(&mut self, why: &str) {
+        for waiting in mem::take(&mut self.waiting) {
+            refuse(waiting.command, CannotAttach(why.into()));
+        }
+        self.subscribers_changed = true;
     }
 
     /// `woke`: the command has ended a pause.
@@ -307,12 +367,14 @@ impl Node {
             } => {
                 let hub = &mut self.parts.hub;
                 let subscribed = hub.subscribe(id, matcher, past, follow, woke);
-                // Once the subscriber hears that it is live, the kernel lets its events pass.
-                self.select(Instant::now());
+                // What was selected for it while it waited may go.
+                self.subscribers_changed |= subscribed.is_err();
                 let _ = reply.send(subscribed.map_err(|Taken| Refusal::Taken));
             }
-            Command::Follow(reply) => {
-                let _ = reply.send(Ok(Lease::clone(&self.lease)));
+            Command::Follow { matcher, reply } => {
+                let lease = Lease::default();
+                self.leases.push((Arc::downgrade(&lease), matcher));
+                let _ = reply.send(Ok(lease));
             }
             Command::End { id, reply } => {
                 let subscriber = self.parts.hub.find(&id);
@@ -337,18 +399,19 @@ impl Node {
 
     /// Ends a subscription that waits for hooks: it gets what it wants of the past, and nothing else. Whether there is one.
     fn end_waiting(&mut self, ended: &str) -> bool {
-        let is_it = |(_, command): &(Demand, Command)| match command {
+        let is_it = |waiting: &Waiting| match &waiting.command {
             Command::Subscribe { id, .. } => id.as_deref() == Some(ended),
             _ => false,
         };
         let Some(at) = self.waiting.iter().position(is_it) else {
             return false;
         };
-        let (_, mut command) = self.waiting.swap_remove(at);
+        let mut command = self.waiting.swap_remove(at).command;
         if let Command::Subscribe { follow, .. } = &mut command {
             *follow = false;
         }
         self.answer(command, false);
+        self.subscribers_changed = true;
         true
     }
 
@@ -362,8 +425,8 @@ impl Node {
             .as_ref()
             .is_some_and(|(_, retry)| *retry <= now);
         let subscribers = parts.hub.matchers().map(demand_of);
-        let waiting = self.waiting.iter().map(|(demand, _)| *demand);
-        let is_followed = Lease::strong_count(&self.lease) > 1 || parts.record.is_some() || retries;
+        let waiting = self.waiting.iter().map(|waiting| waiting.demand);
+        let is_followed = !self.leases.is_empty() || parts.record.is_some() || retries;
         let followed = is_followed.then_some(Demand::Connections);
         subscribers
             .chain(waiting)
@@ -380,6 +443,7 @@ impl Node {
         let was_traced = self.demands.has(Demand::Connections);
         let number = (self.parts.attach)(demand);
         self.demands.asked(demand, number);
+        self.seeding.attach();
         if was_traced && !self.demands.has(Demand::Connections) {
             self.parts.hub.pause(Timestamp::now(), monotonic_now());
         }
@@ -394,6 +458,7 @@ impl Node {
         let has_woken = !was_traced && self.demands.has(Demand::Connections);
         if has_woken {
             self.parts.hub.end_pause(Timestamp::now(), monotonic_now());
+            self.seeding.attached();
         }
         self.unattached = None;
         match &done {
@@ -408,14 +473,42 @@ impl Node {
                 }
             }
         }
-        for (demand, command) in mem::take(&mut self.waiting) {
-            match &done {
-                Ok(()) if self.demands.has(demand) => self.answer(command, has_woken),
-                Ok(()) => self.waiting.push((demand, command)),
-                Err(why) => refuse(command, CannotAttach(why.clone())),
-            }
+        match done {
+            Ok(()) => self.answer_waiting(has_woken),
+            Err(why) => self.refuse_waiting(&why),
         }
         self.follow_demand(now);
+    }
+
+    // === what is open
+
+    /// Somebody waits for what is open to be followed.
+    fn is_waited_for(&self) -> bool {
+        let growths = self.waiting.iter().map(|waiting| waiting.growths);
+        growths.max().is_some_and(|all| !self.seeding.has(all))
+    }
+
+    /// Begins to look for what is open, if that is due.
+    fn look_for_open(&mut self, now: Instant) {
+        let is_due = self.seeding.is_due(self.is_waited_for(), now);
+        if is_due && self.demands.has(Demand::Connections) {
+            self.seeding.begin(now);
+            let seed = Arc::clone(&self.parts.seed);
+            self.look = Some(spawn_blocking(move || seed()));
+        }
+    }
+
+    fn on_looked(&mut self, looked: Result<()>) {
+        self.seeding.end(looked.is_ok(), Instant::now());
+        match looked {
+            Ok(()) => self.answer_waiting(false),
+            Err(e) => {
+                let why = format!("{e:#}");
+                self.parts.metrics.count_attach_error();
+                warn!("{}", CannotAttach(why.clone()));
+                self.refuse_waiting(&why);
+            }
+        }
     }
 
     // === events
@@ -493,6 +586,9 @@ impl Node {
         if now - self.cared >= CARE {
             self.cared = now;
             self.subscribers_changed |= self.parts.hub.look_after();
+            let leases = self.leases.len();
+            self.leases.retain(|(lease, _)| lease.strong_count() > 0);
+            self.subscribers_changed |= self.leases.len() != leases;
             self.ends
                 .retain(|subscriber| self.parts.hub.has(subscriber));
         }
@@ -539,6 +635,7 @@ impl Node {
             self.parts.containers.release(&self.parts.index);
         }
         self.follow_demand(now);
+        self.look_for_open(now);
     }
 
     /// Keeps for a while what subscribers that have left had asked for. Returns whether some of it was dropped.
@@ -558,15 +655,25 @@ impl Node {
     fn select(&mut self, now: Instant) {
         let parts = &mut self.parts;
         let departed = self.departed.iter().map(|(matcher, _)| matcher);
+        let leases = self.leases.iter().map(|(_, matcher)| matcher);
+        let waiting = self.waiting.iter().filter_map(Waiting::matcher);
         let matchers = parts.hub.matchers().chain(departed).chain(&parts.record);
-        let matchers: Vec<&Matcher> = matchers.collect();
+        let matchers: Vec<&Matcher> = matchers.chain(leases).chain(waiting).collect();
         let wanted = selection::for_subscribers(&parts.index, matchers.iter().copied(), now);
+        let grows = !self.wanted.includes(&wanted);
+        if grows {
+            self.seeding.grow();
+            warn_of((parts.grow)());
+        }
         let outcomes: Vec<Outcome> = std::iter::once(parts.maps.replace(&wanted))
             .chain(parts.sets.iter_mut().map(|set| set.follow(&parts.index)))
             .collect();
-        // The next look at the maps does it again.
-        if let Err(e) = (parts.forget_verdicts)() {
-            warn!("{e:#}");
+        self.wanted = wanted;
+        warn_of((parts.changed)());
+        // There is room, or there are rights, for what was wanted before.
+        if outcomes[0].missing() < self.outcomes[0].missing() {
+            self.seeding.grow();
+            warn_of((parts.grow)());
         }
         // What failed is tried again with the next look at the maps, and told once.
         let names = std::iter::once("").chain(parts.sets.iter().map(PinnedFilterSet::name));
@@ -632,10 +739,27 @@ fn refuse(command: Command, why: CannotAttach) {
         Command::Subscribe { reply, .. } => {
             let _ = reply.send(Err(Refusal::CannotAttach(why)));
         }
-        Command::Follow(reply) => {
+        Command::Follow { reply, .. } => {
             let _ = reply.send(Err(why));
         }
         Command::End { .. } | Command::Name { .. } | Command::Report(_) => {}
+    }
+}
+
+/// Waits for the end of what runs, if anything does.
+async fn ended(task: &mut Option<JoinHandle<Result<()>>>) -> Result<()> {
+    let Some(running) = task else {
+        return pending().await;
+    };
+    let ended = running.await;
+    *task = None;
+    ended.context("a look for what is open has panicked")?
+}
+
+/// The next look at the maps does it again.
+fn warn_of(done: Result<()>) {
+    if let Err(e) = done {
+        warn!("{e:#}");
     }
 }
 

@@ -195,7 +195,9 @@ impl Task {
             attach: Box::new(|_| 1),
             attached: Demand::Nothing,
             keep_attached: Duration::ZERO,
-            forget_verdicts: Box::new(|| Ok(())),
+            grow: Box::new(|| Ok(())),
+            changed: Box::new(|| Ok(())),
+            seed: Arc::new(|| Ok(())),
             record: None,
         });
         let (tracer, messages) = mpsc::channel(room);
@@ -285,7 +287,11 @@ fn hooks_that_cannot_be_attached_are_told() {
         reply,
     };
     let (reply, unfollowed) = oneshot::channel();
-    for command in [subscribe, Command::Follow(reply)] {
+    let follow = Command::Follow {
+        matcher: Matcher::new(Vec::new(), Vec::new()),
+        reply,
+    };
+    for command in [subscribe, follow] {
         task.commands.try_send(command).expect("there is room");
     }
     let before = task.ask();

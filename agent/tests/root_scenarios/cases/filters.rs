@@ -19,9 +19,11 @@ pub const CASES: &[Test] = &[
     ("cgroup_map_of_any_make", cgroup_map_of_any_make),
     ("cgroup_map_holds_a_slice", cgroup_map_holds_a_slice),
     ("map_edited_while_tracing", map_edited_while_tracing),
+    ("nothing_is_kept_of_others", nothing_is_kept_of_others),
+    ("others_take_no_room", others_take_no_room),
     (
-        "verdicts_are_kept_until_forgotten",
-        verdicts_are_kept_until_forgotten,
+        "who_accepts_is_asked_and_not_who_listens",
+        who_accepts_is_asked_and_not_who_listens,
     ),
     ("mntns_map_and_processes_that_are_killed", mntns_map),
     ("both_maps", || maps(false)),
@@ -174,37 +176,114 @@ fn map_edited_while_tracing() {
     ]);
 }
 
-/// As the agent has it, whose maps nobody else edits.
-fn verdicts_are_kept_until_forgotten() {
+/// As the agent has it, whose maps nobody else edits. Nothing is kept of who is not selected; what is open once somebody is, is
+/// looked for.
+fn nothing_is_kept_of_others() {
     let netns = Netns::new();
     let cgroup = Cgroup::new();
     let map = Pin::holding(&[]);
     let mut actor = in_cgroup("actor", &netns, &cgroup);
     let tracer = trace(&netns, |f| {
         f.cgroup_map = Some(map.path().into());
-        f.keep_verdicts = true;
+        f.owns_maps = true;
     });
 
+    actor.ask("connect-self gone");
+    actor.ask("close gone");
     let before = actor.address("connect-self before");
+    assert_eq!(tracer.connections(), []);
+    tracer.grow();
     map.insert(cgroup.id());
+    // The verdict is kept until the programs hear of the change.
     let kept = actor.address("connect-self kept");
-    tracer.forget_verdicts();
+    assert_eq!(tracer.connections(), []);
+    tracer.changed();
+    tracer.seed();
     actor.ask("close before");
     actor.ask("close kept");
     let while_in = actor.address("connect-self while");
     map.delete(cgroup.id());
     actor.ask("close while");
-    tracer.forget_verdicts();
+    tracer.changed();
     actor.ask("connect-self after");
     actor.ask("close after");
 
     let want = |at| Want::connect(&actor, at, at);
+    let found = |at| want(at).snapshot();
     tracer.said_exactly(&[
-        want(before).close(Local),
-        want(kept).close(Local),
+        found(before).close(Local),
+        found(kept).close(Local),
         want(while_in),
         want(while_in).close(Local),
     ]);
+}
+
+/// As many connections as find no room in the table, and none of them is in it: neither while somebody may accept them, nor
+/// once somebody has.
+fn others_take_no_room() {
+    const MANY: usize = 32;
+    let netns = Netns::new();
+    let cgroups = [Cgroup::new(), Cgroup::new()];
+    let map = Pin::holding(&[cgroups[0].id()]);
+    let mut filter = of(&netns);
+    filter.cgroup_map = Some(map.path().into());
+    filter.owns_maps = true;
+    let tracer = Trace::with(Config {
+        filter,
+        max_connections: 8,
+        ..Config::default()
+    });
+    let [mut server, mut client] = ["server", "client"].map(|c| in_cgroup(c, &netns, &cgroups[1]));
+    let at = server.address("listen l 127.0.0.1:0");
+    for i in 0..MANY {
+        client.ask(&format!("connect c{i} {at}"));
+    }
+    for i in 0..MANY / 2 {
+        server.ask(&format!("accept a{i} l"));
+    }
+
+    let mut selected = in_cgroup("selected", &netns, &cgroups[0]);
+    let here = selected.address("listen l 127.0.0.1:0");
+    let from = selected.address(&format!("connect c {here}"));
+    selected.ask("accept a l");
+    selected.ask("close c");
+    selected.ask("eof a");
+    selected.ask("close a");
+    for i in 0..MANY {
+        client.ask(&format!("close c{i}"));
+    }
+    let connect = Want::connect(&selected, from, here);
+    let accept = Want::accept(&selected, here, from);
+    tracer.said_exactly(&Want::life(&connect, &accept, [Local, Remote]));
+}
+
+/// The listener's owner is not who accepts: it has handed its socket over.
+fn who_accepts_is_asked_and_not_who_listens() {
+    let netns = Netns::new();
+    let cgroups = [Cgroup::new(), Cgroup::new()];
+    for selected in [0, 1] {
+        let map = Pin::holding(&[cgroups[selected].id()]);
+        let tracer = trace(&netns, |f| {
+            f.cgroup_map = Some(map.path().into());
+            f.owns_maps = true;
+        });
+        let mut owner = in_cgroup("owner", &netns, &cgroups[0]);
+        let at = owner.address("listen l 127.0.0.1:0");
+        let child = owner.spawn("child", "l");
+        cgroups[1].add(child);
+        let mut client = Actor::inside(&netns, "client");
+        let from = client.address(&format!("connect c {at}"));
+        owner.tell("child", "accept a l");
+        owner.tell("child", "close a");
+        client.ask("eof c");
+        client.ask("close c");
+        let accept = Want::accept(&owner, at, from).by(child, "child");
+        let accepted = [accept.clone(), accept.close(Local)];
+        tracer.said_exactly(match selected {
+            0 => &[],
+            _ => &accepted,
+        });
+    }
 }
 
 fn client_with_mounts(comm: &str, netns: &Netns, cgroup: Option<&Cgroup>) -> (Actor, u64) {
