@@ -20,9 +20,9 @@ TARGET := $(HOST)
 # selection.
 PROGRAMS := tcptracer tcptracer-agent kubectl-tcptracer
 
-# What the guests of test-kernels take.
+# What the guests of test-kernels and bench-kernels take.
 define GUESTS
-scripts/static.sh x86_64-unknown-linux-gnu root_scenarios $(PROGRAMS)
+scripts/static.sh x86_64-unknown-linux-gnu root_scenarios guest $(PROGRAMS)
 scripts/static.sh $(ARM64) root_scenarios tcptracer
 endef
 

@@ -72,7 +72,7 @@ build() {
 	cargo "$@" --locked --release --target "$target" --message-format=json-render-diagnostics |
 		jq -r --arg names "$names" 'select(.executable? and (.target.name | IN($names | splits(" ")))) |
 			"\(.target.name) \(.executable)"' |
-		while read -r name file; do install "$file" "$out/$name"; done
+		while read -r name file; do install -C "$file" "$out/$name"; done
 }
 
 programs=()

@@ -1,7 +1,8 @@
 /*!
 What runs in the guests of `make bench-kernels`, beside the tools that are measured.
 
-`load` makes connections and says what they took; `hold` attaches programs until it is killed. In those guests a nanosecond is an
+`load` makes connections and says what they took; `hold` attaches programs until it is killed; `attached` says what a tool has
+attached. In those guests a nanosecond is an
 instruction, so times are counts, and the same in every run.
 */
 
@@ -15,6 +16,8 @@ use clap::{Parser, Subcommand};
 use libbpf_rs::ObjectBuilder;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::getppid;
+use serde_json::json;
+use tcptracer_testing::attached_programs;
 
 #[derive(Parser)]
 struct Options {
@@ -36,6 +39,11 @@ enum Command {
         /// So many writes of a byte by the client, each read by the server
         #[arg(long, default_value_t = 0)]
         writes: u64,
+    },
+    /// Write which programs a process has attached, as a line of JSON
+    Attached {
+        /// The process
+        pid: u32,
     },
     /// Attach the programs of an object until killed
     Hold {
@@ -72,6 +80,10 @@ fn main() -> Result<()> {
             println!(
                 "{{\"row\": \"{row}\", \"thread\": {thread}, \"wall\": {wall}, \"unrelated\": {unrelated}}}"
             );
+            Ok(())
+        }
+        Command::Attached { pid } => {
+            println!("{}", json!({ "attached": attached_programs(pid) }));
             Ok(())
         }
         Command::Hold { object } => {

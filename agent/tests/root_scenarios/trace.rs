@@ -268,7 +268,7 @@ impl Said {
     }
 
     #[track_caller]
-    fn lost_nothing(&self) {
+    pub fn lost_nothing(&self) {
         assert!(
             self.losses
                 == Losses {

@@ -1,6 +1,6 @@
 //! A node: an agent, a file of pods, and containers that are cgroups with a process.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,14 +11,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
-use libbpf_rs::query::ProgInfoIter;
 use libbpf_rs::{MapCore, MapHandle};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use procfs::process::{FDTarget, Process};
 use serde_json::{Value, json};
 use tcptracer_testing::places::sweep;
-use tcptracer_testing::{Actor, Cgroup, DEADLINE, Netns, mount_points, v2_mount, wait_until};
+use tcptracer_testing::{
+    Actor, Cgroup, DEADLINE, Netns, attached_programs, mount_points, v2_mount, wait_until,
+};
 use tempfile::TempDir;
 
 use crate::client::{Client, Watch};
@@ -100,25 +101,7 @@ impl Agent {
 
     /// The programs that it has attached: their names, in order.
     pub fn programs(&self) -> Vec<String> {
-        let names: HashMap<_, _> = ProgInfoIter::default()
-            .map(|program| (program.id, program.name.to_string_lossy().into_owned()))
-            .collect();
-        let files = format!("/proc/{}/fdinfo", self.child.id());
-        let files = fs::read_dir(files).expect("the agent runs");
-        // One that has been closed meanwhile is none.
-        let infos = files
-            .flatten()
-            .filter_map(|file| fs::read_to_string(file.path()).ok());
-        let links = infos.filter(|info| info.contains("link_id:"));
-        let ids = links.filter_map(|info| {
-            let id = info
-                .lines()
-                .find_map(|line| line.strip_prefix("prog_id:"))?;
-            id.trim().parse().ok()
-        });
-        let mut attached: Vec<String> = ids.map(|id: u32| names[&id].clone()).collect();
-        attached.sort();
-        attached
+        attached_programs(self.child.id())
     }
 
     pub fn signal(&self, signal: Signal) {
