@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -14,7 +14,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-use tcptracer_event::Event;
+use tcptracer_event::{Event, Kind};
 
 use crate::hub::Loss;
 use crate::identity::Attribution;
@@ -55,6 +55,9 @@ pub struct Metrics {
     events: Family<EventLabels, Counter>,
     lost: Family<PlaceLabel, Counter>,
     attributions: Family<ResultLabel, Counter>,
+    /// Of these, those that were needed.
+    results: [OnceLock<Counter>; 5],
+    latest: Mutex<Latest>,
     pod_errors: Counter,
     map_errors: Counter,
     refused_connections: Counter,
@@ -71,6 +74,37 @@ pub struct Metrics {
     attach_errors: Counter,
     run_time: Family<HookLabel, Seconds>,
     runs: Family<HookLabel, Counter>,
+}
+
+/// Where the latest event was counted, by its kind. To find that by labels takes memory for them, and the next event is
+/// nearly always of the same pod.
+#[derive(Debug, Default)]
+struct Latest {
+    namespace: String,
+    pod: String,
+    counters: [Option<Counter>; 5],
+}
+
+impl Latest {
+    /// Nothing of this pod was counted yet; `None` is what is no pod's.
+    fn of(pod: Option<&Pod>) -> Self {
+        let [namespace, name] = namespace_and_name(pod);
+        Self {
+            namespace: namespace.to_owned(),
+            pod: name.to_owned(),
+            counters: Default::default(),
+        }
+    }
+
+    /// Whether events of this pod are counted where those before were.
+    fn is_of(&self, pod: Option<&Pod>, by_pod: bool) -> bool {
+        let [namespace, name] = namespace_and_name(pod);
+        self.namespace == namespace && (!by_pod || self.pod == name)
+    }
+}
+
+fn namespace_and_name(pod: Option<&Pod>) -> [&str; 2] {
+    pod.map_or_else(Default::default, |pod| [&*pod.namespace, &*pod.name])
 }
 
 impl Metrics {
@@ -105,6 +139,8 @@ impl Metrics {
         );
         Self {
             pods_counted: by_pod.then(Mutex::default),
+            results: Default::default(),
+            latest: Mutex::default(),
             events: register!("events", "Events of this node that the kernel let pass"),
             lost: register!("lost", "Events, connections or containers lost, by place"),
             attributions: register!("attributions", "Events by how their process was attributed"),
@@ -148,26 +184,37 @@ impl Metrics {
 
     /// Counts an event; another node's as such only.
     pub fn count(&self, event: &Event, who: &Attribution) {
-        let result = match who {
-            Attribution::Resolved(..) => "resolved",
-            Attribution::Host => "host",
-            Attribution::Pending(..) => "pending",
-            Attribution::Foreign => "other_node",
-            Attribution::Unknown => "unknown",
+        let (at, result) = match who {
+            Attribution::Resolved(..) => (0, "resolved"),
+            Attribution::Host => (1, "host"),
+            Attribution::Pending(..) => (2, "pending"),
+            Attribution::Foreign => (3, "other_node"),
+            Attribution::Unknown => (4, "unknown"),
         };
-        self.attributions
-            .get_or_create(&ResultLabel { result })
-            .inc();
+        let counter = || {
+            self.attributions
+                .get_or_create(&ResultLabel { result })
+                .clone()
+        };
+        self.results[at].get_or_init(counter).inc();
         // Its own agent counts it by what it is.
         if *who == Attribution::Foreign {
             return;
         }
-        let pod = who.names().map(|names| &names.pod);
+        let pod = who.names().map(|names| &*names.pod);
+        let mut latest = locked(&self.latest);
+        if !latest.is_of(pod, self.pods_counted.is_some()) {
+            *latest = Latest::of(pod);
+        }
+        latest.counters[event.kind as usize]
+            .get_or_insert_with(|| self.counter(event.kind, pod))
+            .inc();
+    }
+
+    /// Counts the events of one kind and one namespace or pod.
+    fn counter(&self, kind: Kind, pod: Option<&Pod>) -> Counter {
         let namespace = pod.map(|p| p.namespace.clone()).unwrap_or_default();
-        let mut labels = vec![
-            ("type", event.kind.name().to_owned()),
-            ("namespace", namespace),
-        ];
+        let mut labels = vec![("type", kind.name().to_owned()), ("namespace", namespace)];
         if let Some(counted) = &self.pods_counted {
             labels.push(("pod", pod.map(|p| p.name.clone()).unwrap_or_default()));
             let mut counted = locked(counted);
@@ -175,7 +222,7 @@ impl Metrics {
                 counted.insert(labels.clone());
             }
         }
-        self.events.get_or_create(&labels).inc();
+        self.events.get_or_create(&labels).clone()
     }
 
     /// Drops what was counted for other pods than these, if it is counted by pod.
@@ -201,6 +248,8 @@ impl Metrics {
             }
             is_known
         });
+        // It may have what was dropped.
+        *locked(&self.latest) = Latest::default();
     }
 
     /// Counts a loss.
