@@ -63,7 +63,18 @@ impl Clock {
     /// The time of day of a moment.
     pub fn at(self, time: Nanos) -> Timestamp {
         // Out of range only if the clock is millennia off.
-        Timestamp::from_nanosecond(self.epoch + i128::from(time)).unwrap_or_default()
+        match self.since_1970(time) {
+            Some((second, nanos)) => Timestamp::new(second, nanos as i32),
+            None => Timestamp::from_nanosecond(self.epoch + i128::from(time)),
+        }
+        .unwrap_or_default()
+    }
+
+    /// Seconds, and nanoseconds of the last one; `None` before 1970, and where 64 bits do not hold the moment.
+    fn since_1970(self, time: Nanos) -> Option<(i64, u32)> {
+        // Many are asked for: it takes no division of 128 bits.
+        let nanos = u64::try_from(self.epoch + i128::from(time)).ok()?;
+        Some(((nanos / NANOS) as i64, (nanos % NANOS) as u32))
     }
 }
 
@@ -90,17 +101,16 @@ impl Moments {
 
     /// Appends the time of day of a moment.
     pub fn write(&mut self, time: Nanos, to: &mut String) {
-        let Ok(since_1970) = u64::try_from(self.clock.epoch + i128::from(time)) else {
+        let Some((second, nanos)) = self.clock.since_1970(time) else {
             *to += &self.clock.at(time).to_string();
             return;
         };
-        let (second, nanos) = (since_1970 / NANOS, since_1970 % NANOS);
         let show = |second| {
             Timestamp::from_second(second)
                 .unwrap_or_default()
                 .to_string()
         };
-        self.seconds.write(to, second as i64, nanos as u32, show);
+        self.seconds.write(to, second, nanos, show);
     }
 }
 
