@@ -21,7 +21,22 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_server(false)
         .compile_fds(descriptors)?;
 
-    // The server is generated apart, because its stream carries frames that are encoded already.
+    // The server is generated apart, because its stream carries frames that are encoded already, and so is a client that
+    // takes them as they are.
+    Builder::new()
+        .build_client(false)
+        .compile(&[service("crate::FrameCodec")]);
+    let client = out.join("client");
+    fs::create_dir_all(&client)?;
+    Builder::new()
+        .build_server(false)
+        .out_dir(client)
+        .compile(&[service("crate::ClientFrameCodec")]);
+    Ok(())
+}
+
+/// Watches with frames, by this codec.
+fn service(frames: &str) -> Service {
     let method = |name: &str, route: &str, output: &str, codec: &str| {
         Method::builder()
             .name(name)
@@ -31,12 +46,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             .codec_path(codec)
     };
     let prost = "tonic_prost::ProstCodec";
-    let service = Service::builder()
+    Service::builder()
         .name("TcpTracerService")
         .package("tcptracer.v1")
         .comment("Tells about the TCP connections of a node.")
         .method(
-            method("watch", "Watch", "crate::Frame", "crate::FrameCodec")
+            method("watch", "Watch", "crate::Frame", frames)
                 .server_streaming()
                 .build(),
         )
@@ -68,7 +83,5 @@ fn main() -> Result<(), Box<dyn Error>> {
             )
             .build(),
         )
-        .build();
-    Builder::new().build_client(false).compile(&[service]);
-    Ok(())
+        .build()
 }

@@ -1,18 +1,22 @@
 //! An event or a connection as it is shown: what came from an agent, with every text made printable.
 //!
+//! Whose it is is the same for nearly all events of one container: [`Owners`] keeps that of each, and rows share it.
+//!
 //! The field names are a promise: those of the host tool (docs/json.md), from [`Record::put_fields`], and those that say where
 //! and whose it was. What does not apply is left out.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use tcptracer_client::time::timestamp;
 use tcptracer_event::{
-    Field, Kind, Object, Reason, Record, Role, Seconds, Source, Value, printable,
+    Field, Kind, Object, Reason, Record, Role, Seconds, Source, Value, field_name, printable,
 };
-use tcptracer_proto::v1;
+use tcptracer_proto::{ConnectionView, EventBytes, IdentityBytes, Malformed, v1};
 
 /// How sure it is whose the process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +55,6 @@ pub struct Workload {
 #[derive(Clone, Debug)]
 pub struct Whose {
     pub node: String,
-    pub sequence: Option<u64>,
     pub attribution: Attribution,
     pub namespace: String,
     pub pod: String,
@@ -62,28 +65,33 @@ pub struct Whose {
     pub workload: Option<Workload>,
     pub labels: BTreeMap<String, String>,
     pub host_network: Option<bool>,
+    /// Its fields of JSON, once they have been written: those before the sequence, and those behind it.
+    json: OnceLock<[String; 2]>,
 }
 
 /// One event, or one open connection.
 #[derive(Clone, Debug)]
 pub struct Row {
-    pub whose: Whose,
+    pub sequence: Option<u64>,
+    pub whose: Arc<Whose>,
     pub record: Record<'static, Timestamp>,
 }
 
 impl Row {
     /// An event of `node`.
-    pub fn of_event(node: &str, event: v1::Event) -> Self {
-        let kind = event.r#type().known();
-        let reason = event.reason().known().unwrap_or(Reason::Unknown);
-        let counters = event.counters.as_ref();
+    pub fn of_event(
+        node: &str,
+        event: EventBytes<'_>,
+        owners: &mut Owners,
+    ) -> Result<Self, Malformed> {
+        let event = event.view()?;
+        let kind = event.kind;
+        let reason = event.reason.unwrap_or(Reason::Unknown);
+        let counters = event.counters;
         let srtt = counters.and_then(|c| c.srtt).and_then(nanos);
-        let of_connection = Self::of_connection(node, event.connection.unwrap_or_default());
-        Self {
-            whose: Whose {
-                sequence: Some(event.sequence),
-                ..of_connection.whose
-            },
+        Ok(Self {
+            sequence: Some(event.sequence),
+            whose: owners.whose(node, event.identity)?,
             record: Record {
                 kind,
                 time: event.time.and_then(timestamp),
@@ -92,69 +100,117 @@ impl Row {
                 reason: kind.is_some_and(Kind::is_end).then_some(reason),
                 errno: (event.errno != 0).then_some(event.errno),
                 errno_inferred: event.errno_inferred,
-                closer_pid: event.closer.as_ref().map(|c| c.pid),
-                closer_comm: event.closer.map(|c| printable(c.comm)),
+                closer_pid: event.closer.map(|c| c.pid),
+                closer_comm: event.closer.map(|c| own(c.comm)),
                 bytes_sent: counters.map(|c| c.bytes_sent),
                 bytes_received: counters.map(|c| c.bytes_received),
                 segments_sent: counters.map(|c| c.segments_sent),
                 segments_received: counters.map(|c| c.segments_received),
                 retransmits: counters.map(|c| c.retransmits),
                 srtt_us: srtt.map(|ns| ns / 1000),
-                ..of_connection.record
+                ..record(&event.connection)
             },
-        }
+        })
     }
 
     /// A connection of `node` that is open now.
-    pub fn of_connection(node: &str, connection: v1::Connection) -> Self {
-        let role = connection.role().known().unwrap_or(Role::Unknown);
-        let ip = ip(connection.family());
-        let process = connection.process.unwrap_or_default();
-        let local = connection.local.unwrap_or_default();
-        let remote = connection.remote.unwrap_or_default();
-        let [syn, established, accepted] =
-            [connection.syn, connection.established, connection.accepted]
-                .map(|t| t.and_then(timestamp));
+    pub fn of_connection(node: &str, mut connection: v1::Connection) -> Self {
+        let identity = connection.identity.take().unwrap_or_default();
         Self {
-            whose: Whose::new(node, connection.identity.unwrap_or_default()),
-            record: Record {
-                kind: Some(Kind::Existing),
-                time: established.or(accepted).or(syn),
-                id: printable(connection.id),
-                role,
-                pid: process.pid,
-                tid: process.tid,
-                uid: process.uid,
-                source: process.source().known().unwrap_or(Source::Unknown),
-                comm: printable(process.comm),
-                cgroup_id: process.cgroup_id,
-                mntns: process.mntns,
-                netns: connection.netns,
-                ip,
-                saddr: printable(local.address),
-                daddr: printable(remote.address),
-                sport: local.port,
-                dport: remote.port,
-                handshake_ns: between(syn, established),
-                accept_wait_ns: between(established, accepted),
-                syn,
-                established,
-                accepted,
-                first_fin: None,
-                duration_ns: None,
-                reason: None,
-                errno: None,
-                errno_inferred: false,
-                closer_pid: None,
-                closer_comm: None,
-                bytes_sent: None,
-                bytes_received: None,
-                segments_sent: None,
-                segments_received: None,
-                retransmits: None,
-                srtt_us: None,
-            },
+            sequence: None,
+            whose: Whose::new(node, identity).into(),
+            record: record(&(&connection).into()),
         }
+    }
+}
+
+/// What is said of a connection that is open.
+fn record(connection: &ConnectionView<'_>) -> Record<'static, Timestamp> {
+    let ConnectionView {
+        process,
+        local,
+        remote,
+        ..
+    } = connection;
+    let [syn, established, accepted] =
+        [connection.syn, connection.established, connection.accepted]
+            .map(|t| t.and_then(timestamp));
+    Record {
+        kind: Some(Kind::Existing),
+        time: established.or(accepted).or(syn),
+        id: own(connection.id),
+        role: connection.role.unwrap_or(Role::Unknown),
+        pid: process.pid,
+        tid: process.tid,
+        uid: process.uid,
+        source: process.source.unwrap_or(Source::Unknown),
+        comm: own(process.comm),
+        cgroup_id: process.cgroup_id,
+        mntns: process.mntns,
+        netns: connection.netns,
+        ip: ip(connection.family),
+        saddr: own(local.address),
+        daddr: own(remote.address),
+        sport: local.port,
+        dport: remote.port,
+        handshake_ns: between(syn, established),
+        accept_wait_ns: between(established, accepted),
+        syn,
+        established,
+        accepted,
+        first_fin: None,
+        duration_ns: None,
+        reason: None,
+        errno: None,
+        errno_inferred: false,
+        closer_pid: None,
+        closer_comm: None,
+        bytes_sent: None,
+        bytes_received: None,
+        segments_sent: None,
+        segments_received: None,
+        retransmits: None,
+        srtt_us: None,
+    }
+}
+
+fn own(text: &str) -> Cow<'static, str> {
+    Cow::Owned(printable(text).into_owned())
+}
+
+/// What was said of owners before. Most events are of the same as the one before or as an earlier one.
+#[derive(Debug, Default)]
+pub struct Owners {
+    last: Option<(Box<[u8]>, Arc<Whose>)>,
+    known: HashMap<Box<[u8]>, Arc<Whose>>,
+}
+
+/// Owners that are kept. With more, those before are forgotten, and read again when they come again.
+const MAX_OWNERS: usize = 4096;
+
+impl Owners {
+    fn whose(&mut self, node: &str, identity: IdentityBytes<'_>) -> Result<Arc<Whose>, Malformed> {
+        if let Some((bytes, whose)) = &self.last
+            && **bytes == *identity.as_bytes()
+            && whose.node == node
+        {
+            return Ok(Arc::clone(whose));
+        }
+        let known = self.known.get(identity.as_bytes());
+        let whose = match known.filter(|whose| whose.node == node) {
+            Some(whose) => Arc::clone(whose),
+            None => {
+                if self.known.len() >= MAX_OWNERS {
+                    self.known.clear();
+                }
+                let whose = Arc::new(Whose::new(node, identity.message()?));
+                self.known
+                    .insert(identity.as_bytes().into(), Arc::clone(&whose));
+                whose
+            }
+        };
+        self.last = Some((identity.as_bytes().into(), Arc::clone(&whose)));
+        Ok(whose)
     }
 }
 
@@ -164,7 +220,6 @@ impl Whose {
         let labels = identity.labels.into_iter();
         Self {
             node: printable(node).into_owned(),
-            sequence: None,
             attribution,
             host_network: (!identity.pod.is_empty()).then_some(identity.host_network),
             namespace: printable(identity.namespace).into_owned(),
@@ -180,35 +235,46 @@ impl Whose {
             labels: labels
                 .map(|(key, value)| (printable(key).into_owned(), printable(value).into_owned()))
                 .collect(),
+            json: OnceLock::new(),
         }
     }
 }
 
+/// The fields of JSON, in the order in which they are written: first the node, then the sequence, then these.
+/// docs/kubectl-tcptracer.md has their meanings.
 impl Whose {
-    /// Puts out the fields of JSON, in the order in which they are written; docs/kubectl-tcptracer.md has their meanings.
+    fn put_node<E>(
+        &self,
+        mut put: impl FnMut(Field<'_, Timestamp>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        put((field_name!("node"), Value::Text(&self.node)))
+    }
+
     fn put_fields<E>(
         &self,
         mut put: impl FnMut(Field<'_, Timestamp>) -> Result<(), E>,
     ) -> Result<(), E> {
-        put(("node", Value::Text(&self.node)))?;
-        if let Some(sequence) = self.sequence {
-            put(("sequence", Value::Number(sequence)))?;
-        }
-        put(("attribution", Value::Text(self.attribution.name())))?;
+        put((
+            field_name!("attribution"),
+            Value::Text(self.attribution.name()),
+        ))?;
         for (name, text) in [
-            ("namespace", &self.namespace),
-            ("pod", &self.pod),
-            ("pod_uid", &self.pod_uid),
-            ("container", &self.container),
-            ("container_id", &self.container_id),
-            ("image", &self.image),
+            (field_name!("namespace"), &self.namespace),
+            (field_name!("pod"), &self.pod),
+            (field_name!("pod_uid"), &self.pod_uid),
+            (field_name!("container"), &self.container),
+            (field_name!("container_id"), &self.container_id),
+            (field_name!("image"), &self.image),
         ] {
             if !text.is_empty() {
                 put((name, Value::Text(text)))?;
             }
         }
         if let Some(Workload { kind, name }) = &self.workload {
-            put(("workload", Value::Texts(&[("kind", kind), ("name", name)])))?;
+            put((
+                field_name!("workload"),
+                Value::Texts(&[("kind", kind), ("name", name)]),
+            ))?;
         }
         if !self.labels.is_empty() {
             let labels: Vec<_> = self
@@ -216,10 +282,10 @@ impl Whose {
                 .iter()
                 .map(|(key, value)| (&**key, &**value))
                 .collect();
-            put(("labels", Value::Texts(&labels)))?;
+            put((field_name!("labels"), Value::Texts(&labels)))?;
         }
         if let Some(host_network) = self.host_network {
-            put(("host_network", Value::Flag(host_network)))?;
+            put((field_name!("host_network"), Value::Flag(host_network)))?;
         }
         Ok(())
     }
@@ -232,18 +298,60 @@ impl Row {
         mut put: impl FnMut(Field<'_, Timestamp>) -> Result<(), E>,
     ) -> Result<(), E> {
         self.record.put_head(&mut put)?;
+        self.whose.put_node(&mut put)?;
+        self.put_sequence(&mut put)?;
         self.whose.put_fields(&mut put)?;
         self.record.put_fields(&mut put)
     }
 
-    /// Appends it as an object of JSON.
+    fn put_sequence<E>(
+        &self,
+        mut put: impl FnMut(Field<'_, Timestamp>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self.sequence {
+            Some(sequence) => put((field_name!("sequence"), Value::Number(sequence))),
+            None => Ok(()),
+        }
+    }
+
+    /// Appends it as an object of JSON: the same fields, but those of whose it is are written once for all rows that share
+    /// them.
     pub fn write_json(&self, seconds: &mut Seconds, to: &mut String) {
         let mut object = Object::begin(to, |time, to: &mut String| write_time(seconds, time, to));
-        let Ok(()) = self.put_fields(|field| {
-            object.put(field);
-            Ok::<_, Infallible>(())
-        });
+        let [node, whose] = self.whose.json();
+        let Ok(()) = self.record.put_head(infallibly(|field| object.put(field)));
+        object.put_part(node);
+        let Ok(()) = self.put_sequence(infallibly(|field| object.put(field)));
+        object.put_part(whose);
+        let Ok(()) = self
+            .record
+            .put_fields(infallibly(|field| object.put(field)));
         object.end();
+    }
+}
+
+impl Whose {
+    fn json(&self) -> &[String; 2] {
+        self.json.get_or_init(|| {
+            let mut parts = [String::new(), String::new()];
+            let [mut node, mut whose] = parts.each_mut().map(|part| {
+                // There is no time among them.
+                Object::begin_part(part, |_: Timestamp, _: &mut String| {})
+            });
+            let Ok(()) = self.put_node(infallibly(|field| node.put(field)));
+            let Ok(()) = self.put_fields(infallibly(|field| whose.put(field)));
+            parts
+        })
+    }
+}
+
+/// What puts a field out and cannot fail.
+fn infallibly<T>(
+    mut put: impl FnMut(Field<'_, T>),
+) -> impl FnMut(Field<'_, T>) -> Result<(), Infallible> {
+    move |field| {
+        put(field);
+        Ok(())
     }
 }
 
@@ -266,11 +374,11 @@ impl Serialize for Row {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         self.put_fields(|(name, value)| match value {
-            Value::Text(text) => map.serialize_entry(name, text),
-            Value::Number(number) => map.serialize_entry(name, &number),
-            Value::Flag(flag) => map.serialize_entry(name, &flag),
-            Value::Time(time) => map.serialize_entry(name, &time),
-            Value::Texts(texts) => map.serialize_entry(name, &Texts(texts)),
+            Value::Text(text) => map.serialize_entry(name.as_str(), text),
+            Value::Number(number) => map.serialize_entry(name.as_str(), &number),
+            Value::Flag(flag) => map.serialize_entry(name.as_str(), &flag),
+            Value::Time(time) => map.serialize_entry(name.as_str(), &time),
+            Value::Texts(texts) => map.serialize_entry(name.as_str(), &Texts(texts)),
         })?;
         map.end()
     }

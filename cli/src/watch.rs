@@ -10,13 +10,14 @@ use anyhow::{Context, Error, Result, anyhow};
 use tcptracer_client::merge::{Limits, Merge, SourceId};
 use tcptracer_client::request::Span;
 use tcptracer_client::session::{self, Heard, Meaning, News, Question};
+use tcptracer_proto::EventBytes;
 use tcptracer_proto::v1::watch_request::History;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::event::Row;
+use crate::event::{Owners, Row};
 use crate::exit::Code;
 use crate::plan::Plan;
 use crate::render::Output;
@@ -233,7 +234,9 @@ impl State {
         let (to_target, target) = watch::channel(target);
         let question = self.watching.question.clone();
         let end = self.watching.end.clone();
-        let run = session::run(id, question, target, Row::of_event, self.to.clone(), end);
+        let mut owners = Owners::default();
+        let row = move |node: &str, event: EventBytes<'_>| Row::of_event(node, event, &mut owners);
+        let run = session::run(id, question, target, row, self.to.clone(), end);
         self.merge.add(id);
         let session = Session {
             id,

@@ -25,6 +25,7 @@ use tcptracer_client::session::{self, Heard, Meaning, News, Question};
 use tcptracer_client::time::timestamp;
 use tcptracer_client::tls::Tls;
 use tcptracer_event::printable;
+use tcptracer_proto::EventBytes;
 use tcptracer_proto::v1::{Event, EventType, Filter};
 use tokio::signal::ctrl_c;
 use tokio::sync::{mpsc, watch};
@@ -76,7 +77,8 @@ async fn main() -> Result<()> {
     for (source, address) in (0..).zip(agents) {
         // An agent at an address stays there; those of a cluster come and go.
         let (_, target) = watch::channel(address);
-        let with_node = |node: &str, event| (node.to_string(), event);
+        let with_node =
+            |node: &str, event: EventBytes<'_>| Ok((node.to_string(), event.message()?));
         tokio::spawn(session::run(
             source,
             question.clone(),

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use hyper_util::rt::TokioIo;
 use tcptracer_event::printable;
-use tcptracer_proto::v1::tcp_tracer_service_client::TcpTracerServiceClient;
+use tcptracer_proto::client::TcpTracerServiceClient;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tower::service_fn;

@@ -10,7 +10,7 @@ they tell. This crate has the parts:
 - [`merge`] puts the events of many streams into the order of time, within bounds;
 - [`request`] says what is asked for, and [`error`] why it is not done.
 
-The messages are those of `tcptracer-proto`. What others have chosen in them, such as the name of a process, is not safe to print
+The messages are those of `tcptracer-proto`; events come as their bytes, of which a subscriber reads what it needs. What others have chosen in them, such as the name of a process, is not safe to print
 before it has gone through [`printable`](tcptracer_event::printable). Filters are [`Filter`](tcptracer_proto::v1::Filter)s: an agent sends, and its
 kernel records, what somebody asks for, so ask for what you need.
 
@@ -25,6 +25,7 @@ use std::time::Duration;
 use tcptracer_client::dial::{Dialer, Direct};
 use tcptracer_client::request::{Filters, Span};
 use tcptracer_client::session::{self, News, Question};
+use tcptracer_proto::EventBytes;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -42,7 +43,7 @@ let (to, mut heard) = mpsc::channel(64);
 let end = CancellationToken::new();
 // Whoever holds the other end of `target` can say that another agent is to be asked.
 let (_, target) = watch::channel("127.0.0.1:50051".parse()?);
-let with_node = |node: &str, event| (node.to_string(), event);
+let with_node = |node: &str, event: EventBytes<'_>| Ok((node.to_string(), event.message()?));
 tokio::spawn(session::run(0, question, target, with_node, to, end.clone()));
 
 while let Some(heard) = heard.recv().await {

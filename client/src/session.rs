@@ -7,12 +7,13 @@ use std::time::Duration;
 use tcptracer_event::printable;
 use tcptracer_proto::v1::watch_response::Message;
 use tcptracer_proto::v1::{
-    EndWatchRequest, Event, Lost, NodeStatus, Paused, Position, WatchRequest, WatchResponse,
+    EndWatchRequest, Lost, NodeStatus, Paused, Position, WatchRequest, WatchResponse,
     watch_request::History,
 };
+use tcptracer_proto::{Batch, EventBytes, Frame, Malformed};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use crate::dial::{Agent, Connection, Dialer, Tunnel, Way};
 use crate::error::{Error, ErrorKind};
@@ -106,13 +107,13 @@ const MAX_BACKOFF: Duration = Duration::from_secs(15);
 /// Runs until the stream has ended as asked, or nobody listens. One that does not follow runs once.
 ///
 /// `target` says which agent is asked, and may change: then another one is asked, as soon as this one's stream breaks.
-/// `convert` makes of an event, and of the node as it calls itself, what is told. `end` ends the watch: what happened
-/// before is still told.
+/// `convert` makes of an event, and of the node as it calls itself, what is told; it takes of the bytes what it needs.
+/// `end` ends the watch: what happened before is still told.
 pub async fn run<W: Way, T>(
     source: SourceId,
     question: Question<W>,
     mut target: watch::Receiver<W::Target>,
-    convert: impl Fn(&str, Event) -> T,
+    convert: impl FnMut(&str, EventBytes<'_>) -> Result<T, Malformed>,
     to: mpsc::Sender<Heard<T>>,
     end: CancellationToken,
 ) {
@@ -185,7 +186,7 @@ enum Trouble {
 struct Stream {
     agent: Agent,
     id: String,
-    responses: Streaming<WatchResponse>,
+    responses: Streaming<Frame>,
 }
 
 struct Session<W, C, T> {
@@ -205,7 +206,11 @@ struct Session<W, C, T> {
     to: mpsc::Sender<Heard<T>>,
 }
 
-impl<W: Way, T, C: Fn(&str, Event) -> T> Session<W, C, T> {
+impl<W, T, C> Session<W, C, T>
+where
+    W: Way,
+    C: FnMut(&str, EventBytes<'_>) -> Result<T, Malformed>,
+{
     async fn follow(&mut self, target: &W::Target) -> Result<(), Trouble> {
         let end = self.end.clone();
         let connected = end.run_until_cancelled(self.connect(target)).await;
@@ -277,9 +282,12 @@ impl<W: Way, T, C: Fn(&str, Event) -> T> Session<W, C, T> {
         }
     }
 
-    async fn read(&mut self, mut responses: Streaming<WatchResponse>) -> Result<(), Trouble> {
-        while let Some(response) = responses.message().await.map_err(|s| trouble(s.into()))? {
-            self.take(response).await?;
+    async fn read(&mut self, mut responses: Streaming<Frame>) -> Result<(), Trouble> {
+        while let Some(frame) = responses.message().await.map_err(|s| trouble(s.into()))? {
+            match frame.batch().map_err(unreadable)? {
+                Some(batch) => self.take_events(batch).await?,
+                None => self.take(frame.decode().map_err(unreadable)?).await?,
+            }
         }
         Ok(())
     }
@@ -302,17 +310,10 @@ impl<W: Way, T, C: Fn(&str, Event) -> T> Session<W, C, T> {
             epoch,
             message,
         } = response;
-        if !self.worked {
-            self.worked = true;
-            let restarted = self.position.is_some_and(|p| p.epoch != epoch);
-            if restarted {
-                self.position = None;
-            }
-            let node = printable(&node).into_owned();
-            self.tell(News::Connected { node, restarted }).await?;
-        }
+        self.connected(&node, epoch).await?;
         match message {
-            None => Ok(()),
+            // Those have another way.
+            None | Some(Message::Events(_)) => Ok(()),
             Some(Message::Lost(lost)) => {
                 self.position = lost.position.or(self.position);
                 let node = printable(&node).into_owned();
@@ -328,21 +329,43 @@ impl<W: Way, T, C: Fn(&str, Event) -> T> Session<W, C, T> {
                 self.tell(news).await
             }
             Some(Message::Status(status)) => self.take_status(epoch, status).await,
-            Some(Message::Events(batch)) => {
-                if let Some(last) = batch.events.last() {
-                    self.position = Some(Position {
-                        epoch,
-                        sequence: last.sequence,
-                        // Nothing was heard of what was lost behind it.
-                        lost: 0,
-                    });
-                }
-                let node = printable(&node).into_owned();
-                let convert = |event| (self.convert)(&node, event);
-                let events = batch.events.into_iter().map(convert).collect();
-                self.tell(News::Events(events)).await
-            }
         }
+    }
+
+    /// Something has come from this run.
+    async fn connected(&mut self, node: &str, epoch: u64) -> Result<(), Trouble> {
+        if self.worked {
+            return Ok(());
+        }
+        self.worked = true;
+        let restarted = self.position.is_some_and(|p| p.epoch != epoch);
+        if restarted {
+            self.position = None;
+        }
+        let node = printable(node).into_owned();
+        self.tell(News::Connected { node, restarted }).await
+    }
+
+    async fn take_events(&mut self, batch: Batch<'_>) -> Result<(), Trouble> {
+        self.connected(batch.node, batch.epoch).await?;
+        let node = printable(batch.node);
+        let mut events = Vec::new();
+        let mut last = None;
+        let read = batch.each(|event| {
+            events.push((self.convert)(&node, event)?);
+            last = Some(event);
+            Ok(())
+        });
+        read.map_err(unreadable)?;
+        if let Some(last) = last {
+            self.position = Some(Position {
+                epoch: batch.epoch,
+                sequence: last.sequence().map_err(unreadable)?,
+                // Nothing was heard of what was lost behind it.
+                lost: 0,
+            });
+        }
+        self.tell(News::Events(events)).await
     }
 
     async fn take_status(&mut self, epoch: u64, status: NodeStatus) -> Result<(), Trouble> {
@@ -378,6 +401,11 @@ fn fresh_id() -> String {
     let keyed = RandomState::new();
     let [high, low] = [0_u8, 1].map(|half| keyed.hash_one(half));
     format!("{high:016x}{low:016x}")
+}
+
+/// What comes is not what an agent sends.
+fn unreadable(why: Malformed) -> Trouble {
+    trouble(Status::internal(why.to_string()).into())
 }
 
 /// Whether it is worth trying again.

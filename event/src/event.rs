@@ -23,11 +23,11 @@ pub struct ConnectionId {
 }
 
 impl ConnectionId {
-    /// Appends it as all outputs have it.
-    pub fn write(self, to: &mut String) {
+    /// Appends it as all outputs have it, to a text that takes everything.
+    pub fn write(self, to: &mut impl fmt::Write) {
         push_number(to, self.cookie);
         if self.life > 0 {
-            to.push('.');
+            let _ = to.write_str(".");
             push_number(to, self.life);
         }
     }
@@ -190,17 +190,22 @@ impl Comm {
 
     /// The name, with nothing in it that acts on a terminal.
     pub fn printable(&self) -> Cow<'_, str> {
+        printable(self.lossy())
+    }
+
+    /// The raw name, with invalid UTF-8 replaced. Control characters are the caller's concern.
+    pub fn lossy(&self) -> Cow<'_, str> {
         match str::from_utf8(self.as_bytes()) {
-            Ok(name) => printable(name),
-            Err(_) => printable(String::from_utf8_lossy(self.as_bytes())),
+            Ok(name) => name.into(),
+            Err(_) => String::from_utf8_lossy(self.as_bytes()),
         }
     }
 }
 
-/// The raw name, with invalid UTF-8 replaced. Control characters are the caller's concern.
+/// As [`Comm::lossy`].
 impl fmt::Display for Comm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&String::from_utf8_lossy(self.as_bytes()))
+        f.pad(&self.lossy())
     }
 }
 

@@ -26,11 +26,8 @@ impl<'a, W> Object<'a, W> {
     where
         W: FnMut(T, &mut String),
     {
+        self.push_name(name.as_json());
         let to = &mut *self.to;
-        to.push_str(if self.is_empty { "\"" } else { ",\"" });
-        self.is_empty = false;
-        to.push_str(name);
-        to.push_str("\":");
         match value {
             Value::Number(number) => push_number(to, number),
             Value::Flag(flag) => to.push_str(if flag { "true" } else { "false" }),
@@ -53,6 +50,29 @@ impl<'a, W> Object<'a, W> {
                 to.push('}');
             }
         }
+    }
+
+    /// Begins a part of objects, which [`Object::put_part`] puts into each. It does not end as an object.
+    pub fn begin_part(to: &'a mut String, write_time: W) -> Self {
+        Self {
+            to,
+            is_empty: false,
+            write_time,
+        }
+    }
+
+    /// Appends the fields of a part, which are some.
+    pub fn put_part(&mut self, part: &str) {
+        self.push_name(part);
+    }
+
+    /// What begins with a comma, which the first does without.
+    fn push_name(&mut self, name: &str) {
+        self.to.push_str(match self.is_empty {
+            true => &name[1..],
+            false => name,
+        });
+        self.is_empty = false;
     }
 
     /// Ends it.
@@ -84,6 +104,7 @@ fn push_text(to: &mut String, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::field_name;
 
     #[test]
     fn values_are_written_as_json_has_them() {
@@ -91,14 +112,29 @@ mod tests {
         let write_time = |time: &str, to: &mut String| to.push_str(time);
         Object::begin(&mut written, write_time).end();
         let mut object = Object::begin(&mut written, write_time);
-        object.put(("text", Value::Text(r#"a "b\c" größe"#)));
-        object.put(("none", Value::Text("")));
-        object.put(("number", Value::Number(u64::MAX)));
-        object.put(("flag", Value::Flag(true)));
-        object.put(("time", Value::Time("2026-11-29T08:00:00Z")));
-        object.put(("texts", Value::Texts(&[("a", "b"), ("\"", "\\")])));
-        object.put(("nothing", Value::Texts(&[])));
+        object.put((field_name!("text"), Value::Text(r#"a "b\c" größe"#)));
+        object.put((field_name!("none"), Value::Text("")));
+        object.put((field_name!("number"), Value::Number(u64::MAX)));
+        object.put((field_name!("flag"), Value::Flag(true)));
+        object.put((field_name!("time"), Value::Time("2026-11-29T08:00:00Z")));
+        object.put((
+            field_name!("texts"),
+            Value::Texts(&[("a", "b"), ("\"", "\\")]),
+        ));
+        object.put((field_name!("nothing"), Value::Texts(&[])));
         object.end();
+        let mut part = String::new();
+        Object::begin_part(&mut part, write_time).put((field_name!("flag"), Value::Flag(true)));
+        for first in ["", r#""number":1,"#] {
+            let mut written = String::new();
+            let mut object = Object::begin(&mut written, write_time);
+            if !first.is_empty() {
+                object.put((field_name!("number"), Value::Number(1)));
+            }
+            object.put_part(&part);
+            object.end();
+            assert_eq!(written, format!(r#"{{{first}"flag":true}}"#));
+        }
         let expected = r#"{"text":"a \"b\\c\" größe","none":"","number":18446744073709551615,"flag":true,"time":"2026-11-29T08:00:00Z","texts":{"a":"b","\"":"\\"},"nothing":{}}"#;
         assert_eq!(written, format!("{{}}{expected}"));
     }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::text::push_address;
+use crate::text::write_address;
 use crate::{Event, Kind, Nanos, Reason, Role, Source};
 
 /// An event, or an open connection, as it is written. `T` is a moment that can be shown. All text is printable.
@@ -95,8 +95,38 @@ pub enum Value<'a, T> {
     Texts(&'a [(&'a str, &'a str)]),
 }
 
+/// A field's name. It is kept as it stands in an object behind another field, since it is written at one go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name(&'static str);
+
+impl Name {
+    /// For [`field_name`](crate::field_name).
+    #[doc(hidden)]
+    pub const fn quoted(quoted: &'static str) -> Self {
+        Self(quoted)
+    }
+
+    /// The name.
+    pub fn as_str(self) -> &'static str {
+        &self.0[2..self.0.len() - 2]
+    }
+
+    /// With a comma in front, in quotes, and with a colon behind.
+    pub(crate) fn as_json(self) -> &'static str {
+        self.0
+    }
+}
+
+/// The [`Name`] of a field, from a literal that needs no escapes.
+#[macro_export]
+macro_rules! field_name {
+    ($name:literal) => {
+        $crate::Name::quoted(concat!(",\"", $name, "\":"))
+    };
+}
+
 /// A name and what it holds.
-pub type Field<'a, T> = (&'static str, Value<'a, T>);
+pub type Field<'a, T> = (Name, Value<'a, T>);
 
 impl<'a, T: Copy> Record<'a, T> {
     /// An event of this host; `at` tells which moment a time of the kernel was. What it takes to write the numbers of an
@@ -146,9 +176,12 @@ impl<'a, T: Copy> Record<'a, T> {
     /// Puts out the fields of JSON that say what happened and when. An output that adds fields of its own does so behind
     /// these.
     pub fn put_head<E>(&self, mut put: impl FnMut(Field<'_, T>) -> Result<(), E>) -> Result<(), E> {
-        put(("type", Value::Text(self.kind.map_or("unknown", Kind::name))))?;
+        put((
+            field_name!("type"),
+            Value::Text(self.kind.map_or("unknown", Kind::name)),
+        ))?;
         match self.time {
-            Some(time) => put(("time", Value::Time(time))),
+            Some(time) => put((field_name!("time"), Value::Time(time))),
             None => Ok(()),
         }
     }
@@ -165,16 +198,16 @@ impl<'a, T: Copy> Record<'a, T> {
                 $(fields!(@ $name $kind $value);)+
             };
             (@ $name:literal always $value:expr) => {
-                put(($name, $value.into()))?
+                put((field_name!($name), $value.into()))?
             };
             (@ $name:literal known $value:expr) => {
                 if let Some(value) = $value {
-                    put(($name, value.into()))?;
+                    put((field_name!($name), value.into()))?;
                 }
             };
             (@ $name:literal time $value:expr) => {
                 if let Some(time) = $value {
-                    put(($name, Value::Time(time)))?;
+                    put((field_name!($name), Value::Time(time)))?;
                 }
             };
         }
@@ -222,9 +255,9 @@ fn write_texts<'a>(event: &Event, texts: &'a mut String) -> [&'a str; 3] {
     texts.clear();
     event.id.write(texts);
     let id_end = texts.len();
-    push_address(texts, event.local.ip());
+    write_address(texts, event.local.ip());
     let local_end = texts.len();
-    push_address(texts, event.remote.ip());
+    write_address(texts, event.remote.ip());
     [
         &texts[..id_end],
         &texts[id_end..local_end],
@@ -313,6 +346,7 @@ mod tests {
         let record = Record::of(event, &mut texts, |time| time);
         let mut shown = Vec::new();
         let mut show = |(name, value): Field<'_, Nanos>| {
+            let name = name.as_str();
             shown.push(match value {
                 Value::Text(text) => format!("{name}: {text:?}"),
                 Value::Number(number) => format!("{name}: {number}"),

@@ -16,24 +16,23 @@ pub fn printable<'a>(text: impl Into<Cow<'a, str>>) -> Cow<'a, str> {
     Cow::Owned(shown.collect())
 }
 
-/// Appends a number in decimal digits.
-pub(crate) fn push_number(to: &mut String, number: impl itoa::Integer) {
-    to.push_str(itoa::Buffer::new().format(number));
+/// Appends a number in decimal digits to a text that takes everything.
+pub(crate) fn push_number(to: &mut impl Write, number: impl itoa::Integer) {
+    let _ = to.write_str(itoa::Buffer::new().format(number));
 }
 
-/// Appends an address as its `Display` writes it. Nearly all are short and written often.
-pub(crate) fn push_address(to: &mut String, address: IpAddr) {
+/// Appends an address as its `Display` writes it, to a text that takes everything. Nearly all are short and written often.
+pub fn write_address(to: &mut impl Write, address: IpAddr) {
     let v4 = match address {
         IpAddr::V4(v4) => v4,
         IpAddr::V6(v6) => {
-            // A string takes everything.
             let _ = write!(to, "{v6}");
             return;
         }
     };
     for (at, octet) in v4.octets().into_iter().enumerate() {
         if at > 0 {
-            to.push('.');
+            let _ = to.write_str(".");
         }
         push_number(to, octet);
     }

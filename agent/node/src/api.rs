@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use tcptracer::clock::Clock;
 use tcptracer_event::{Event, Nanos};
-use tcptracer_proto::EncodedEvent;
 use tcptracer_proto::v1;
+use tcptracer_proto::{EncodedEvent, EncodedIdentity};
 use thiserror::Error;
 
 use crate::filter::{Filter, MAX_FILTERS, Matcher, Scope, What, Whose};
@@ -173,7 +173,7 @@ fn what(from: &v1::Filter, at: &str) -> Result<What, InvalidField> {
     Ok(what)
 }
 
-/// Encodes an event. Of the pod's labels, those in `labels` are given.
+/// Encodes an event. Of the pod's labels, those in `labels` are given; they are the same for all events.
 pub fn encode(
     sequence: u64,
     event: &Event,
@@ -181,44 +181,14 @@ pub fn encode(
     clock: Clock,
     labels: &[String],
 ) -> EncodedEvent {
-    EncodedEvent::new(&message(sequence, event, who, clock, labels))
-}
-
-fn message(
-    sequence: u64,
-    event: &Event,
-    who: &Attribution,
-    clock: Clock,
-    labels: &[String],
-) -> v1::Event {
-    v1::Event {
-        sequence,
-        r#type: v1::EventType::from(event.kind).into(),
-        time: Some(timestamp(clock.at(event.time))),
-        connection: Some(connection(event, who, clock, labels)),
-        closer: event.closer.map(|closer| v1::Closer {
-            pid: closer.pid,
-            comm: closer.comm.to_string(),
-        }),
-        reason: match event.kind.is_end() {
-            true => event.reason.into(),
-            false => v1::CloseReason::Unspecified,
+    let encoded = || EncodedIdentity::new(&identity(who, labels));
+    let at = |time| timestamp(clock.at(time));
+    match who {
+        Attribution::Resolved(names, evidence) => {
+            let identity = names.encoded.by(*evidence, encoded);
+            EncodedEvent::new(sequence, event, identity, &at)
         }
-        .into(),
-        errno: event.errno.into(),
-        errno_inferred: event.errno_inferred,
-        first_fin: event.first_fin.map(|t| timestamp(clock.at(t))),
-        duration: event
-            .duration()
-            .map(|took| duration(Duration::from_nanos(took))),
-        counters: event.counters.map(|c| v1::Counters {
-            bytes_sent: c.bytes_sent,
-            bytes_received: c.bytes_received,
-            segments_sent: c.segments_sent,
-            segments_received: c.segments_received,
-            retransmits: c.retransmits,
-            srtt: (c.srtt_us != 0).then(|| duration(Duration::from_micros(c.srtt_us.into()))),
-        }),
+        _ => EncodedEvent::new(sequence, event, &encoded(), &at),
     }
 }
 
@@ -388,6 +358,8 @@ mod tests {
     use super::*;
     use crate::fixture;
     use tcptracer_event::{Closer, Comm, Counters, Kind, Reason};
+    use tcptracer_proto::Frame;
+    use v1::watch_response::Message;
 
     /// Kernel time 0 is this time of day, in nanoseconds.
     const EPOCH: u64 = 1_700_000_000_000_000_000;
@@ -402,6 +374,17 @@ mod tests {
         prost_types::Timestamp {
             seconds: (time / 1_000_000_000) as i64,
             nanos: (time % 1_000_000_000) as i32,
+        }
+    }
+
+    /// What a client gets to know of an event.
+    fn told(event: &Event, who: &Attribution, labels: &[String]) -> v1::Event {
+        let encoded = encode(3, event, who, clock(), labels);
+        let frame = Frame::events(&v1::WatchResponse::default(), &[encoded]);
+        let message = frame.decode().expect("a response").message;
+        match message {
+            Some(Message::Events(v1::Events { mut events })) => events.pop().expect("an event"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -514,7 +497,7 @@ mod tests {
             ..fixture::event(Kind::Close, 7, 42)
         };
         let labels = ["app".to_owned(), "missing".to_owned()];
-        let told = message(3, &event, &fixture::resolved(1), clock(), &labels);
+        let told = told(&event, &fixture::resolved(1), &labels);
         let nanos = |nanos| prost_types::Duration { seconds: 0, nanos };
         assert_eq!(
             told,
@@ -655,7 +638,7 @@ mod tests {
                 id: tcptracer_event::ConnectionId { life, ..event.id },
                 ..event
             };
-            let told = message(1, &event, &Attribution::Host, clock(), &[]);
+            let told = told(&event, &Attribution::Host, &[]);
             prop_assert_eq!(told.time, Some(at(time + wait)));
             let duration = told.duration.expect("a duration");
             prop_assert_eq!(duration.seconds as u64 * 1_000_000_000 + duration.nanos as u64, wait);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tcptracer_event::{Comm, ConnectionId, Event, Kind, Process, Reason, Role, Source};
 
-use crate::identity::{Attribution, Evidence, Names};
+use crate::identity::{Attribution, Encoded, Evidence, Names};
 use crate::kube::{Container, ContainerKind, Pod, Workload};
 
 /// An event of the connection `cookie`, whose owner is in this cgroup.
@@ -82,6 +82,7 @@ pub fn resolved(n: u32) -> Attribution {
         pod: Arc::new(pod(n)),
         container: Some(0),
         container_id: container_id(n).into(),
+        encoded: Encoded::default(),
     };
     Attribution::Resolved(Arc::new(names), Evidence::Cgroup)
 }

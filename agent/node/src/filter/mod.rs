@@ -289,7 +289,7 @@ mod tests {
 
     use super::*;
     use crate::fixture;
-    use crate::identity::Evidence;
+    use crate::identity::{Encoded, Evidence};
     use tcptracer_event::{Closer, Comm};
 
     fn cart() -> Attribution {
@@ -302,6 +302,7 @@ mod tests {
             pod: Arc::new(fixture::pod(1)),
             container: None,
             container_id: fixture::container_id(2).into(),
+            encoded: Encoded::default(),
         };
         Attribution::Resolved(Arc::new(names), Evidence::MountNamespace)
     }

@@ -73,7 +73,12 @@ fn publish(hub: &mut Hub, kind: Kind, times: impl IntoIterator<Item = Nanos>) ->
         container: None,
         who: Attribution::Host,
     };
-    let encode = |_, _: &Attributed| EncodedEvent::new(&tcptracer_proto::v1::Event::default());
+    let encode = |sequence, attributed: &Attributed| {
+        let identity = tcptracer_proto::EncodedIdentity::default();
+        EncodedEvent::new(sequence, &attributed.event, &identity, &|_| {
+            prost_types::Timestamp::default()
+        })
+    };
     hub.publish(times.into_iter().map(event).collect(), encode)
 }
 

@@ -1,8 +1,9 @@
 //! Whose a process is, and what tells it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tcptracer_event::{Event, Nanos};
+use tcptracer_proto::EncodedIdentity;
 
 use crate::kube::Pod;
 
@@ -18,6 +19,46 @@ pub struct Names {
     pub container: Option<usize>,
     /// The container's id.
     pub container_id: Arc<str>,
+    /// The same as it is sent.
+    pub encoded: Encoded,
+}
+
+/// An identity by each evidence, encoded when it is first sent: a container has many events. It follows from the names, so
+/// it tells none apart.
+#[derive(Debug, Default)]
+pub struct Encoded {
+    by_cgroup: OnceLock<EncodedIdentity>,
+    by_mount_namespace: OnceLock<EncodedIdentity>,
+}
+
+impl Encoded {
+    /// As `encode` encoded it the first time.
+    pub fn by(
+        &self,
+        evidence: Evidence,
+        encode: impl FnOnce() -> EncodedIdentity,
+    ) -> &EncodedIdentity {
+        let kept = match evidence {
+            Evidence::Cgroup => &self.by_cgroup,
+            Evidence::MountNamespace => &self.by_mount_namespace,
+        };
+        kept.get_or_init(encode)
+    }
+}
+
+impl PartialEq for Encoded {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Encoded {}
+
+/// A copy may be about to change.
+impl Clone for Encoded {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 /// By what a container was found.

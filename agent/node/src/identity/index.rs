@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tcptracer::clock;
 use tcptracer_event::Event;
 
-use super::attribution::{Attributed, Attribution, ContainerKey, Evidence, Names, Owner};
+use super::attribution::{Attributed, Attribution, ContainerKey, Encoded, Evidence, Names, Owner};
 use crate::cgroup::{self, Cgroup};
 use crate::kube::Pod;
 
@@ -389,6 +389,7 @@ impl Index {
             container: self.container_of(pod, &container.id),
             pod: Arc::clone(pod),
             container_id: Arc::clone(&container.id),
+            encoded: Encoded::default(),
         });
         let Some(container) = self.containers.get_mut(&key) else {
             return;

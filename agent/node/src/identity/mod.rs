@@ -10,5 +10,5 @@ mod attribution;
 mod fixtures;
 mod index;
 
-pub use attribution::{Attributed, Attribution, ContainerKey, Evidence, Names, Owner};
+pub use attribution::{Attributed, Attribution, ContainerKey, Encoded, Evidence, Names, Owner};
 pub use index::{Container, Index, LINGER, Sizes, TRAIL};
