@@ -7,14 +7,13 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use tcptracer_client::time::timestamp;
 use tcptracer_event::{
-    Field, Kind, Object, Reason, Record, Role, Seconds, Source, Value, field_name, printable,
+    Kind, Name, Object, Put, Reason, Record, Role, Seconds, Source, field_name, printable,
 };
 use tcptracer_proto::{ConnectionView, EventBytes, IdentityBytes, Malformed, v1};
 
@@ -243,21 +242,12 @@ impl Whose {
 /// The fields of JSON, in the order in which they are written: first the node, then the sequence, then these.
 /// docs/kubectl-tcptracer.md has their meanings.
 impl Whose {
-    fn put_node<E>(
-        &self,
-        mut put: impl FnMut(Field<'_, Timestamp>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        put((field_name!("node"), Value::Text(&self.node)))
+    fn put_node<P: Put<Timestamp>>(&self, to: &mut P) -> Result<(), P::Error> {
+        to.text(field_name!("node"), &self.node)
     }
 
-    fn put_fields<E>(
-        &self,
-        mut put: impl FnMut(Field<'_, Timestamp>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        put((
-            field_name!("attribution"),
-            Value::Text(self.attribution.name()),
-        ))?;
+    fn put_fields<P: Put<Timestamp>>(&self, to: &mut P) -> Result<(), P::Error> {
+        to.text(field_name!("attribution"), self.attribution.name())?;
         for (name, text) in [
             (field_name!("namespace"), &self.namespace),
             (field_name!("pod"), &self.pod),
@@ -267,14 +257,14 @@ impl Whose {
             (field_name!("image"), &self.image),
         ] {
             if !text.is_empty() {
-                put((name, Value::Text(text)))?;
+                to.text(name, text)?;
             }
         }
         if let Some(Workload { kind, name }) = &self.workload {
-            put((
+            to.texts(
                 field_name!("workload"),
-                Value::Texts(&[("kind", kind), ("name", name)]),
-            ))?;
+                &[("kind", kind.as_str()), ("name", name.as_str())],
+            )?;
         }
         if !self.labels.is_empty() {
             let labels: Vec<_> = self
@@ -282,76 +272,51 @@ impl Whose {
                 .iter()
                 .map(|(key, value)| (&**key, &**value))
                 .collect();
-            put((field_name!("labels"), Value::Texts(&labels)))?;
+            to.texts(field_name!("labels"), &labels)?;
         }
         if let Some(host_network) = self.host_network {
-            put((field_name!("host_network"), Value::Flag(host_network)))?;
+            to.flag(field_name!("host_network"), host_network)?;
         }
         Ok(())
     }
-}
 
-impl Row {
-    /// Puts out the fields of JSON, in the order in which they are written.
-    fn put_fields<E>(
-        &self,
-        mut put: impl FnMut(Field<'_, Timestamp>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        self.record.put_head(&mut put)?;
-        self.whose.put_node(&mut put)?;
-        self.put_sequence(&mut put)?;
-        self.whose.put_fields(&mut put)?;
-        self.record.put_fields(&mut put)
-    }
-
-    fn put_sequence<E>(
-        &self,
-        mut put: impl FnMut(Field<'_, Timestamp>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        match self.sequence {
-            Some(sequence) => put((field_name!("sequence"), Value::Number(sequence))),
-            None => Ok(()),
-        }
-    }
-
-    /// Appends it as an object of JSON: the same fields, but those of whose it is are written once for all rows that share
-    /// them.
-    pub fn write_json(&self, seconds: &mut Seconds, to: &mut String) {
-        let mut object = Object::begin(to, |time, to: &mut String| write_time(seconds, time, to));
-        let [node, whose] = self.whose.json();
-        let Ok(()) = self.record.put_head(infallibly(|field| object.put(field)));
-        object.put_part(node);
-        let Ok(()) = self.put_sequence(infallibly(|field| object.put(field)));
-        object.put_part(whose);
-        let Ok(()) = self
-            .record
-            .put_fields(infallibly(|field| object.put(field)));
-        object.end();
-    }
-}
-
-impl Whose {
+    /// Both parts as JSON.
     fn json(&self) -> &[String; 2] {
+        // There is no time among them.
+        let write_time = |_: Timestamp, _: &mut String| {};
         self.json.get_or_init(|| {
-            let mut parts = [String::new(), String::new()];
-            let [mut node, mut whose] = parts.each_mut().map(|part| {
-                // There is no time among them.
-                Object::begin_part(part, |_: Timestamp, _: &mut String| {})
-            });
-            let Ok(()) = self.put_node(infallibly(|field| node.put(field)));
-            let Ok(()) = self.put_fields(infallibly(|field| whose.put(field)));
-            parts
+            let [mut node, mut fields] = [String::new(), String::new()];
+            let mut part = Object::begin(&mut node, write_time);
+            let Ok(()) = self.put_node(&mut part);
+            part.end_part();
+            let mut part = Object::begin(&mut fields, write_time);
+            let Ok(()) = self.put_fields(&mut part);
+            part.end_part();
+            [node, fields]
         })
     }
 }
 
-/// What puts a field out and cannot fail.
-fn infallibly<T>(
-    mut put: impl FnMut(Field<'_, T>),
-) -> impl FnMut(Field<'_, T>) -> Result<(), Infallible> {
-    move |field| {
-        put(field);
-        Ok(())
+impl Row {
+    fn put_sequence<P: Put<Timestamp>>(&self, to: &mut P) -> Result<(), P::Error> {
+        match self.sequence {
+            Some(sequence) => to.number(field_name!("sequence"), sequence),
+            None => Ok(()),
+        }
+    }
+
+    /// Appends it as an object of JSON: the fields that it has for serde, but those of whose it is are written once for all
+    /// rows that share them.
+    pub fn write_json(&self, seconds: &mut Seconds, to: &mut String) {
+        let write_time = |time: Timestamp, to: &mut String| write_time(seconds, time, to);
+        let mut object = Object::begin(to, write_time);
+        let [node, fields] = self.whose.json();
+        let Ok(()) = self.record.put_head(&mut object);
+        object.put_part(node);
+        let Ok(()) = self.put_sequence(&mut object);
+        object.put_part(fields);
+        let Ok(()) = self.record.put_fields(&mut object);
+        object.end();
     }
 }
 
@@ -370,17 +335,43 @@ fn write_time(seconds: &mut Seconds, time: Timestamp, to: &mut String) {
     }
 }
 
+/// All of its fields, in the order in which they are written.
 impl Serialize for Row {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        self.put_fields(|(name, value)| match value {
-            Value::Text(text) => map.serialize_entry(name.as_str(), text),
-            Value::Number(number) => map.serialize_entry(name.as_str(), &number),
-            Value::Flag(flag) => map.serialize_entry(name.as_str(), &flag),
-            Value::Time(time) => map.serialize_entry(name.as_str(), &time),
-            Value::Texts(texts) => map.serialize_entry(name.as_str(), &Texts(texts)),
-        })?;
-        map.end()
+        let mut map = Entries(serializer.serialize_map(None)?);
+        self.record.put_head(&mut map)?;
+        self.whose.put_node(&mut map)?;
+        self.put_sequence(&mut map)?;
+        self.whose.put_fields(&mut map)?;
+        self.record.put_fields(&mut map)?;
+        map.0.end()
+    }
+}
+
+/// Fields as the entries of a map.
+struct Entries<M>(M);
+
+impl<M: SerializeMap> Put<Timestamp> for Entries<M> {
+    type Error = M::Error;
+
+    fn text(&mut self, name: Name, text: &str) -> Result<(), M::Error> {
+        self.0.serialize_entry(name.as_str(), text)
+    }
+
+    fn number(&mut self, name: Name, number: u64) -> Result<(), M::Error> {
+        self.0.serialize_entry(name.as_str(), &number)
+    }
+
+    fn flag(&mut self, name: Name, flag: bool) -> Result<(), M::Error> {
+        self.0.serialize_entry(name.as_str(), &flag)
+    }
+
+    fn time(&mut self, name: Name, time: Timestamp) -> Result<(), M::Error> {
+        self.0.serialize_entry(name.as_str(), &time)
+    }
+
+    fn texts(&mut self, name: Name, texts: &[(&str, &str)]) -> Result<(), M::Error> {
+        self.0.serialize_entry(name.as_str(), &Texts(texts))
     }
 }
 

@@ -1,83 +1,103 @@
 //! Objects of JSON, written straight into a text: a busy host has many.
 
+use std::convert::Infallible;
+
 use crate::text::push_number;
-use crate::{Field, Value};
+use crate::{Name, Put};
 
 /// An object that is being written. Names and texts are printable, so only quotes and backslashes have to be escaped.
 pub struct Object<'a, W> {
     to: &'a mut String,
-    is_empty: bool,
+    /// Where it begins. Each field has a comma in front, so what is written of a name is the same wherever it is written:
+    /// at the end, the first one gives way to the brace.
+    start: usize,
     write_time: W,
 }
 
 impl<'a, W> Object<'a, W> {
     /// Begins one. `write_time` appends a moment, as text that needs no escapes.
     pub fn begin(to: &'a mut String, write_time: W) -> Self {
-        to.push('{');
         Self {
+            start: to.len(),
             to,
-            is_empty: true,
             write_time,
         }
     }
 
-    /// Appends a field.
-    pub fn put<T>(&mut self, (name, value): Field<'_, T>)
-    where
-        W: FnMut(T, &mut String),
-    {
-        self.push_name(name.as_json());
-        let to = &mut *self.to;
-        match value {
-            Value::Number(number) => push_number(to, number),
-            Value::Flag(flag) => to.push_str(if flag { "true" } else { "false" }),
-            Value::Text(text) => push_text(to, text),
-            Value::Time(time) => {
-                to.push('"');
-                (self.write_time)(time, to);
-                to.push('"');
-            }
-            Value::Texts(texts) => {
-                to.push('{');
-                for (at, (name, text)) in texts.iter().enumerate() {
-                    if at > 0 {
-                        to.push(',');
-                    }
-                    push_text(to, name);
-                    to.push(':');
-                    push_text(to, text);
-                }
-                to.push('}');
-            }
-        }
-    }
-
-    /// Begins a part of objects, which [`Object::put_part`] puts into each. It does not end as an object.
-    pub fn begin_part(to: &'a mut String, write_time: W) -> Self {
-        Self {
-            to,
-            is_empty: false,
-            write_time,
-        }
-    }
-
-    /// Appends the fields of a part, which are some.
+    /// Appends the fields of a part.
     pub fn put_part(&mut self, part: &str) {
-        self.push_name(part);
+        self.to.push_str(part);
     }
 
-    /// What begins with a comma, which the first does without.
-    fn push_name(&mut self, name: &str) {
-        self.to.push_str(match self.is_empty {
-            true => &name[1..],
-            false => name,
-        });
-        self.is_empty = false;
-    }
+    /// Ends it as a part of objects, which [`Object::put_part`] puts into each.
+    pub fn end_part(self) {}
 
     /// Ends it.
     pub fn end(self) {
+        match self.to.len() == self.start {
+            true => self.to.push('{'),
+            false => self.to.replace_range(self.start..=self.start, "{"),
+        }
         self.to.push('}');
+    }
+}
+
+/// These are inlined, so that a name is not a text of any length.
+impl<T, W: FnMut(T, &mut String)> Put<T> for Object<'_, W> {
+    type Error = Infallible;
+
+    #[inline(always)]
+    fn text(&mut self, name: Name, text: &str) -> Result<(), Infallible> {
+        self.to.push_str(name.as_json());
+        push_text(self.to, text);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn word(&mut self, name: Name, word: &'static str) -> Result<(), Infallible> {
+        self.to.push_str(name.as_json());
+        self.to.push('"');
+        self.to.push_str(word);
+        self.to.push('"');
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn number(&mut self, name: Name, number: u64) -> Result<(), Infallible> {
+        self.to.push_str(name.as_json());
+        push_number(self.to, number);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn flag(&mut self, name: Name, flag: bool) -> Result<(), Infallible> {
+        self.to.push_str(name.as_json());
+        self.to.push_str(if flag { "true" } else { "false" });
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn time(&mut self, name: Name, time: T) -> Result<(), Infallible> {
+        self.to.push_str(name.as_json());
+        self.to.push('"');
+        (self.write_time)(time, self.to);
+        self.to.push('"');
+        Ok(())
+    }
+
+    fn texts(&mut self, name: Name, texts: &[(&str, &str)]) -> Result<(), Infallible> {
+        self.to.push_str(name.as_json());
+        self.to.push('{');
+        for (at, (name, text)) in texts.iter().enumerate() {
+            if at > 0 {
+                self.to.push(',');
+            }
+            push_text(self.to, name);
+            self.to.push(':');
+            push_text(self.to, text);
+        }
+        self.to.push('}');
+        Ok(())
     }
 }
 
@@ -106,36 +126,43 @@ mod tests {
     use super::*;
     use crate::field_name;
 
+    /// What is written of an object that has these fields behind others, if any.
+    fn written(before: &str, put: impl FnOnce(&mut PutAll<'_>)) -> String {
+        let mut written = "before".to_owned();
+        let write_time = |time: &'static str, to: &mut String| to.push_str(time);
+        let mut object = Object::begin(&mut written, write_time);
+        object.put_part(before);
+        put(&mut object);
+        object.end();
+        written
+    }
+
+    /// One that does not fail.
+    type PutAll<'a> = dyn Put<&'static str, Error = Infallible> + 'a;
+
     #[test]
     fn values_are_written_as_json_has_them() {
-        let mut written = String::new();
-        let write_time = |time: &str, to: &mut String| to.push_str(time);
-        Object::begin(&mut written, write_time).end();
-        let mut object = Object::begin(&mut written, write_time);
-        object.put((field_name!("text"), Value::Text(r#"a "b\c" größe"#)));
-        object.put((field_name!("none"), Value::Text("")));
-        object.put((field_name!("number"), Value::Number(u64::MAX)));
-        object.put((field_name!("flag"), Value::Flag(true)));
-        object.put((field_name!("time"), Value::Time("2026-11-29T08:00:00Z")));
-        object.put((
-            field_name!("texts"),
-            Value::Texts(&[("a", "b"), ("\"", "\\")]),
-        ));
-        object.put((field_name!("nothing"), Value::Texts(&[])));
-        object.end();
+        assert_eq!(written("", |_| {}), "before{}");
+        let put = |to: &mut PutAll<'_>| {
+            let Ok(()) = to.text(field_name!("text"), r#"a "b\c" größe"#);
+            let Ok(()) = to.text(field_name!("none"), "");
+            let Ok(()) = to.word(field_name!("word"), "reset-local");
+            let Ok(()) = to.number(field_name!("number"), u64::MAX);
+            let Ok(()) = to.flag(field_name!("flag"), true);
+            let Ok(()) = to.time(field_name!("time"), "2026-11-29T08:00:00Z");
+            let Ok(()) = to.texts(field_name!("texts"), &[("a", "b"), ("\"", "\\")]);
+            let Ok(()) = to.texts(field_name!("nothing"), &[]);
+        };
+        let expected = r#""text":"a \"b\\c\" größe","none":"","word":"reset-local","number":18446744073709551615,"flag":true,"time":"2026-11-29T08:00:00Z","texts":{"a":"b","\"":"\\"},"nothing":{}}"#;
+        assert_eq!(written("", put), format!("before{{{expected}"));
+
         let mut part = String::new();
-        Object::begin_part(&mut part, write_time).put((field_name!("flag"), Value::Flag(true)));
-        for first in ["", r#""number":1,"#] {
-            let mut written = String::new();
-            let mut object = Object::begin(&mut written, write_time);
-            if !first.is_empty() {
-                object.put((field_name!("number"), Value::Number(1)));
-            }
-            object.put_part(&part);
-            object.end();
-            assert_eq!(written, format!(r#"{{{first}"flag":true}}"#));
-        }
-        let expected = r#"{"text":"a \"b\\c\" größe","none":"","number":18446744073709551615,"flag":true,"time":"2026-11-29T08:00:00Z","texts":{"a":"b","\"":"\\"},"nothing":{}}"#;
-        assert_eq!(written, format!("{{}}{expected}"));
+        let mut object = Object::begin(&mut part, |(): (), _: &mut String| {});
+        let Ok(()) = object.number(field_name!("pid"), 1);
+        object.end_part();
+        assert_eq!(
+            written(&part, put),
+            format!(r#"before{{"pid":1,{expected}"#)
+        );
     }
 }

@@ -24,6 +24,6 @@ pub use event::{
 };
 pub use json::Object;
 pub use loss::{LossSource, Losses};
-pub use record::{Field, Name, Record, Value};
+pub use record::{Name, Put, Record};
 pub use seconds::Seconds;
 pub use text::{printable, write_address};

@@ -80,21 +80,6 @@ pub struct Record<'a, T> {
     pub srtt_us: Option<u64>,
 }
 
-/// What a field holds.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Value<'a, T> {
-    /// A name or an address.
-    Text(&'a str),
-    /// A number.
-    Number(u64),
-    /// Whether it is so.
-    Flag(bool),
-    /// A moment.
-    Time(T),
-    /// An object of texts, which may have any names.
-    Texts(&'a [(&'a str, &'a str)]),
-}
-
 /// A field's name. It is kept as it stands in an object behind another field, since it is written at one go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Name(&'static str);
@@ -125,8 +110,32 @@ macro_rules! field_name {
     };
 }
 
-/// A name and what it holds.
-pub type Field<'a, T> = (Name, Value<'a, T>);
+/// Takes the fields of an object, one after the other: each way to write them is one, so that none looks at what kind of
+/// field it has.
+pub trait Put<T> {
+    /// Why it may not take one.
+    type Error;
+
+    /// A text.
+    fn text(&mut self, name: Name, text: &str) -> Result<(), Self::Error>;
+
+    /// A text of this program: lower case, and nothing in it takes an escape.
+    fn word(&mut self, name: Name, word: &'static str) -> Result<(), Self::Error> {
+        self.text(name, word)
+    }
+
+    /// A number.
+    fn number(&mut self, name: Name, number: u64) -> Result<(), Self::Error>;
+
+    /// Whether it is so.
+    fn flag(&mut self, name: Name, flag: bool) -> Result<(), Self::Error>;
+
+    /// A moment.
+    fn time(&mut self, name: Name, time: T) -> Result<(), Self::Error>;
+
+    /// An object of texts, which may have any names.
+    fn texts(&mut self, name: Name, texts: &[(&str, &str)]) -> Result<(), Self::Error>;
+}
 
 impl<'a, T: Copy> Record<'a, T> {
     /// An event of this host; `at` tells which moment a time of the kernel was. What it takes to write the numbers of an
@@ -175,76 +184,65 @@ impl<'a, T: Copy> Record<'a, T> {
 
     /// Puts out the fields of JSON that say what happened and when. An output that adds fields of its own does so behind
     /// these.
-    pub fn put_head<E>(&self, mut put: impl FnMut(Field<'_, T>) -> Result<(), E>) -> Result<(), E> {
-        put((
-            field_name!("type"),
-            Value::Text(self.kind.map_or("unknown", Kind::name)),
-        ))?;
+    pub fn put_head<P: Put<T>>(&self, to: &mut P) -> Result<(), P::Error> {
+        to.word(field_name!("type"), self.kind.map_or("unknown", Kind::name))?;
         match self.time {
-            Some(time) => put((field_name!("time"), Value::Time(time))),
+            Some(time) => to.time(field_name!("time"), time),
             None => Ok(()),
         }
     }
 
     /// Puts out the other fields of JSON, in the order in which they are written. Their names are a promise. What does not
     /// apply is left out.
-    pub fn put_fields<E>(
-        &self,
-        mut put: impl FnMut(Field<'_, T>) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub fn put_fields<P: Put<T>>(&self, to: &mut P) -> Result<(), P::Error> {
         // One after the other, not as a list: a busy host has many.
         macro_rules! fields {
-            ($($name:literal: $kind:ident $value:expr;)+) => {
-                $(fields!(@ $name $kind $value);)+
+            ($($name:literal: $when:ident $kind:ident $value:expr;)+) => {
+                $(fields!(@ $name $when $kind $value);)+
             };
-            (@ $name:literal always $value:expr) => {
-                put((field_name!($name), $value.into()))?
+            (@ $name:literal always $kind:ident $value:expr) => {
+                to.$kind(field_name!($name), $value)?
             };
-            (@ $name:literal known $value:expr) => {
+            (@ $name:literal known $kind:ident $value:expr) => {
                 if let Some(value) = $value {
-                    put((field_name!($name), value.into()))?;
-                }
-            };
-            (@ $name:literal time $value:expr) => {
-                if let Some(time) = $value {
-                    put((field_name!($name), Value::Time(time)))?;
+                    to.$kind(field_name!($name), value)?;
                 }
             };
         }
         fields! {
-            "id": always &*self.id;
-            "role": always self.role.name();
-            "pid": always self.pid;
-            "tid": always self.tid;
-            "uid": always self.uid;
-            "comm": always &*self.comm;
-            "source": always self.source.name();
-            "cgroup_id": always self.cgroup_id;
-            "mntns": always self.mntns;
-            "netns": always self.netns;
-            "ip": known self.ip.map(u32::from);
-            "saddr": always &*self.saddr;
-            "daddr": always &*self.daddr;
-            "sport": always self.sport;
-            "dport": always self.dport;
-            "syn": time self.syn;
-            "established": time self.established;
-            "accepted": time self.accepted;
-            "first_fin": time self.first_fin;
-            "handshake_ns": known self.handshake_ns;
-            "accept_wait_ns": known self.accept_wait_ns;
-            "duration_ns": known self.duration_ns;
-            "reason": known self.reason.map(Reason::name);
-            "errno": known self.errno;
-            "errno_inferred": known self.errno_inferred.then_some(true);
-            "closer_pid": known self.closer_pid;
-            "closer_comm": known self.closer_comm.as_deref();
-            "bytes_sent": known self.bytes_sent;
-            "bytes_received": known self.bytes_received;
-            "segments_sent": known self.segments_sent;
-            "segments_received": known self.segments_received;
-            "retransmits": known self.retransmits;
-            "srtt_us": known self.srtt_us;
+            "id": always text &self.id;
+            "role": always word self.role.name();
+            "pid": always number self.pid.into();
+            "tid": always number self.tid.into();
+            "uid": always number self.uid.into();
+            "comm": always text &self.comm;
+            "source": always word self.source.name();
+            "cgroup_id": always number self.cgroup_id;
+            "mntns": always number self.mntns.into();
+            "netns": always number self.netns.into();
+            "ip": known number self.ip.map(u64::from);
+            "saddr": always text &self.saddr;
+            "daddr": always text &self.daddr;
+            "sport": always number self.sport.into();
+            "dport": always number self.dport.into();
+            "syn": known time self.syn;
+            "established": known time self.established;
+            "accepted": known time self.accepted;
+            "first_fin": known time self.first_fin;
+            "handshake_ns": known number self.handshake_ns;
+            "accept_wait_ns": known number self.accept_wait_ns;
+            "duration_ns": known number self.duration_ns;
+            "reason": known word self.reason.map(Reason::name);
+            "errno": known number self.errno.map(u64::from);
+            "errno_inferred": known flag self.errno_inferred.then_some(true);
+            "closer_pid": known number self.closer_pid.map(u64::from);
+            "closer_comm": known text self.closer_comm.as_deref();
+            "bytes_sent": known number self.bytes_sent;
+            "bytes_received": known number self.bytes_received;
+            "segments_sent": known number self.segments_sent.map(u64::from);
+            "segments_received": known number self.segments_received.map(u64::from);
+            "retransmits": known number self.retransmits.map(u64::from);
+            "srtt_us": known number self.srtt_us;
         }
         Ok(())
     }
@@ -263,30 +261,6 @@ fn write_texts<'a>(event: &Event, texts: &'a mut String) -> [&'a str; 3] {
         &texts[id_end..local_end],
         &texts[local_end..],
     ]
-}
-
-impl<'a, T> From<&'a str> for Value<'a, T> {
-    fn from(text: &'a str) -> Self {
-        Self::Text(text)
-    }
-}
-
-impl<T> From<u32> for Value<'_, T> {
-    fn from(number: u32) -> Self {
-        Self::Number(number.into())
-    }
-}
-
-impl<T> From<u64> for Value<'_, T> {
-    fn from(number: u64) -> Self {
-        Self::Number(number)
-    }
-}
-
-impl<T> From<bool> for Value<'_, T> {
-    fn from(flag: bool) -> Self {
-        Self::Flag(flag)
-    }
 }
 
 #[cfg(test)]
@@ -341,24 +315,47 @@ mod tests {
         }
     }
 
+    /// A line for each field.
+    struct Shown(Vec<String>);
+
+    impl Shown {
+        fn show(&mut self, name: Name, value: impl std::fmt::Display) -> Result<(), ()> {
+            self.0.push(format!("{}: {value}", name.as_str()));
+            Ok(())
+        }
+    }
+
+    impl Put<Nanos> for Shown {
+        type Error = ();
+
+        fn text(&mut self, name: Name, text: &str) -> Result<(), ()> {
+            self.show(name, format_args!("{text:?}"))
+        }
+
+        fn number(&mut self, name: Name, number: u64) -> Result<(), ()> {
+            self.show(name, number)
+        }
+
+        fn flag(&mut self, name: Name, flag: bool) -> Result<(), ()> {
+            self.show(name, flag)
+        }
+
+        fn time(&mut self, name: Name, time: Nanos) -> Result<(), ()> {
+            self.show(name, format_args!("at {time}"))
+        }
+
+        fn texts(&mut self, name: Name, texts: &[(&str, &str)]) -> Result<(), ()> {
+            self.show(name, format_args!("{texts:?}"))
+        }
+    }
+
     fn written(event: &Event) -> String {
         let mut texts = String::new();
         let record = Record::of(event, &mut texts, |time| time);
-        let mut shown = Vec::new();
-        let mut show = |(name, value): Field<'_, Nanos>| {
-            let name = name.as_str();
-            shown.push(match value {
-                Value::Text(text) => format!("{name}: {text:?}"),
-                Value::Number(number) => format!("{name}: {number}"),
-                Value::Flag(flag) => format!("{name}: {flag}"),
-                Value::Time(time) => format!("{name}: at {time}"),
-                Value::Texts(texts) => format!("{name}: {texts:?}"),
-            });
-            Ok::<_, ()>(())
-        };
-        record.put_head(&mut show).expect("it shows all");
-        record.put_fields(&mut show).expect("it shows all");
-        shown.join("\n")
+        let mut shown = Shown(Vec::new());
+        record.put_head(&mut shown).expect("it shows all");
+        record.put_fields(&mut shown).expect("it shows all");
+        shown.0.join("\n")
     }
 
     /// Who reads the JSON of the host tool or of the plugin relies on these names, and on nothing being left out.

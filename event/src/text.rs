@@ -50,6 +50,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn addresses_are_written_as_they_are_displayed() {
+        let octets = [0, 7, 10, 99, 100, 255];
+        for (at, first) in octets.into_iter().enumerate() {
+            for last in octets {
+                let address = IpAddr::from([first, octets[at], last, 42]);
+                let mut written = String::new();
+                write_address(&mut written, address);
+                assert_eq!(written, address.to_string());
+            }
+        }
+        let mut written = String::from("at ");
+        let address = IpAddr::from([255; 4]);
+        write_address(&mut written, address);
+        assert_eq!(written, "at 255.255.255.255");
+    }
+
+    #[test]
     fn text_cannot_act_on_the_terminal() {
         assert_eq!(printable("nginx: worker"), "nginx: worker");
         assert_eq!(printable("\x1b[31mred\r\n\t"), "?[31mred???");
