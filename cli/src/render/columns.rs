@@ -1,5 +1,8 @@
 //! Columns that stay where they are while rows come in: they grow where a cell needs it, and never shrink.
 
+use std::borrow::Cow;
+use std::fmt::Write;
+
 use anstyle::Style;
 
 /// No column grows beyond this many characters: one absurd name must not push all later rows away. A longer cell
@@ -8,19 +11,19 @@ const WIDEST: usize = 80;
 
 /// The text of one cell; it is printable.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Cell {
-    text: String,
+pub struct Cell<'a> {
+    text: Cow<'a, str>,
     style: Style,
 }
 
-impl Cell {
+impl Cell<'_> {
     /// In colour.
     pub fn styled(self, style: Style) -> Self {
         Self { style, ..self }
     }
 }
 
-impl<T: Into<String>> From<T> for Cell {
+impl<'a, T: Into<Cow<'a, str>>> From<T> for Cell<'a> {
     fn from(text: T) -> Self {
         Self {
             text: text.into(),
@@ -46,7 +49,7 @@ impl Columns {
     }
 
     /// A row, without spaces or a newline at its end. A cell beyond the columns makes one more.
-    pub fn line(&mut self, cells: impl IntoIterator<Item = Cell>) -> String {
+    pub fn line<'a>(&mut self, cells: impl IntoIterator<Item = Cell<'a>>) -> String {
         let mut line = String::new();
         let mut pending = 0;
         for (at, Cell { text, style }) in cells.into_iter().enumerate() {
@@ -54,12 +57,21 @@ impl Columns {
                 self.widths.push(0);
             }
             let width = &mut self.widths[at];
-            let taken = text.chars().count();
+            // Nearly all are, and quickly seen to be.
+            let taken = match text.is_ascii() {
+                true => text.len(),
+                false => text.chars().count(),
+            };
             *width = (*width).max(taken.min(WIDEST));
             if !text.is_empty() {
                 line.extend(std::iter::repeat_n(' ', pending));
                 pending = 0;
-                line += &format!("{style}{text}{style:#}");
+                if style.is_plain() {
+                    line += &text;
+                } else {
+                    // A string takes everything.
+                    let _ = write!(line, "{style}{text}{style:#}");
+                }
             }
             pending += width.saturating_sub(taken) + self.gap;
         }

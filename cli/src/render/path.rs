@@ -28,12 +28,12 @@ impl CustomColumns {
     }
 
     /// The names.
-    pub fn header(&self) -> impl Iterator<Item = Cell> {
+    pub fn header(&self) -> impl Iterator<Item = Cell<'_>> {
         self.0.iter().map(|(name, _)| name.as_str().into())
     }
 
     /// What an object has there.
-    pub fn cells(&self, object: &Value) -> impl Iterator<Item = Cell> {
+    pub fn cells(&self, object: &Value) -> impl Iterator<Item = Cell<'static>> {
         self.0.iter().map(move |(_, path)| {
             let values = path.find(object);
             match values.is_empty() {

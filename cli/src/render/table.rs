@@ -36,7 +36,7 @@ struct Column {
 }
 
 /// The text of a row; the other is the first row's time, once there is one.
-type CellOf = Box<dyn Fn(&Row, &mut Option<Timestamp>) -> Cell>;
+type CellOf = Box<dyn for<'a> Fn(&'a Row, &mut Option<Timestamp>) -> Cell<'a>>;
 
 impl Table {
     /// No row has been written yet.
@@ -127,17 +127,6 @@ fn whose(colored: bool) -> Vec<Column> {
 
 /// Since the first row.
 fn time(verbose: bool) -> Column {
-    let since = move |row: &Row, first: &mut Option<Timestamp>| {
-        let Some(time) = row.record.time else {
-            return "-".into();
-        };
-        let first = *first.get_or_insert(time);
-        let since = time.as_nanosecond() - first.as_nanosecond();
-        match verbose {
-            true => since.to_string().into(),
-            false => format!("{:.3}", since as f64 / 1e9).into(),
-        }
-    };
     let (name, width) = match verbose {
         true => ("TIME(ns)", 13),
         false => ("TIME(s)", 8),
@@ -145,7 +134,17 @@ fn time(verbose: bool) -> Column {
     Column {
         name,
         width,
-        cell: Box::new(since),
+        cell: Box::new(move |row, first| {
+            let Some(time) = row.record.time else {
+                return "-".into();
+            };
+            let first = *first.get_or_insert(time);
+            let since = time.as_nanosecond() - first.as_nanosecond();
+            match verbose {
+                true => since.to_string().into(),
+                false => format!("{:.3}", since as f64 / 1e9).into(),
+            }
+        }),
     }
 }
 
