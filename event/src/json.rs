@@ -124,7 +124,7 @@ fn push_text(to: &mut String, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::field_name;
+    use crate::record::field_name;
 
     /// What is written of an object that has these fields behind others, if any.
     fn written(before: &str, put: impl FnOnce(&mut PutAll<'_>)) -> String {

@@ -110,6 +110,9 @@ macro_rules! field_name {
     };
 }
 
+#[cfg(test)]
+pub(crate) use field_name;
+
 /// Takes the fields of an object, one after the other: each way to write them is one, so that none looks at what kind of
 /// field it has.
 pub trait Put<T> {

@@ -8,9 +8,11 @@ use prost::Message;
 use prost_types::Timestamp;
 use tcptracer_event::{Counters, Event, Nanos, Process, Reason, Source, write_address};
 
-use crate::frame::EVENT_FIELD;
 use crate::v1;
 use crate::wire::Writer;
+
+/// `events` in `Events`.
+pub(crate) const EVENT_FIELD: u32 = 1;
 
 /// What an event without labels of pods takes at most, in most cases.
 const ROOM: usize = 640;

@@ -9,15 +9,13 @@ use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic_prost::{ProstDecoder, ProstEncoder};
 
-use crate::encoded::EncodedEvent;
+use crate::encoded::{EVENT_FIELD, EncodedEvent};
 use crate::v1::{WatchResponse, watch_response};
 use crate::view::EventBytes;
 use crate::wire::{Fields, Malformed};
 
 /// `events` in `WatchResponse`.
 const EVENTS_FIELD: u32 = 3;
-/// `events` in `Events`.
-pub(crate) const EVENT_FIELD: u32 = 1;
 
 /// The bytes of one `WatchResponse`.
 #[derive(Clone, Debug)]
