@@ -30,7 +30,7 @@ clang -O2 -g -mcpu=v2 -target bpf -c agent/benches/guest/floor.bpf.c -o "$root/f
 boot() {
 	timeout 1800 qemu-system-x86_64 -accel tcg,thread=single -icount shift=0,sleep=off -m 1024 -smp 1 \
 		-kernel "$2/vmlinuz" -initrd "$out/initrd" \
-		-append "console=ttyS0 loglevel=1 panic=-1 mitigations=off ROUNDS=${ROUNDS:-3}" \
+		-append "console=ttyS0 loglevel=1 panic=-1 mitigations=off ROUNDS=${ROUNDS:-5}" \
 		-display none -serial "file:$out/$1.console" -monitor none -no-reboot -nic none -nodefaults \
 		>"$out/$1.qemu" 2>&1 || echo "kernel $1: the guest did not end by itself" >&2
 }
