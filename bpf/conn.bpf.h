@@ -83,7 +83,7 @@ static __always_inline struct tt_conn *find(struct sock *sk)
 {
 	__u64 cookie = sk->__sk_common.skc_cookie.counter;
 
-	/* Whoever is followed gets a cookie by that. */
+	/* A socket gets its cookie when it is first followed. */
 	if (tt_config.cookies && !cookie && !tt_cookieless)
 		return NULL;
 	return find_with(sk, cookie);
@@ -228,8 +228,8 @@ static __noinline struct tt_conn *add_passive(struct sock *sk)
 }
 
 /*
- * SYN_SENT -> ESTABLISHED of a socket whose SYN was not seen: it has no owner yet. Where nothing is kept of others, nearly always
- * it is one of theirs, and what is open when somebody is selected is found in other ways.
+ * SYN_SENT -> ESTABLISHED of a socket whose SYN was not seen: it has no owner yet. Not called where nothing is kept of others:
+ * there, nearly every socket without an entry is theirs.
  */
 static __noinline void add_active(struct sock *sk)
 {

@@ -68,7 +68,10 @@ struct tt_question {
 	__u64 asked;
 };
 
-/* One that is asked of a process, as far as verdicts are remembered. 0: of a cgroup, whatever the mount namespace is. */
+/*
+ * The number of a mount namespace in few bits: the kernel counts up from just above the one that is subtracted. Never 0, which
+ * stands for a verdict on the cgroup alone.
+ */
 static __always_inline __u64 short_mntns(__u32 mntns)
 {
 	return mntns ? mntns - 0xefffff00 : 1;

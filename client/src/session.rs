@@ -107,7 +107,8 @@ const MAX_BACKOFF: Duration = Duration::from_secs(15);
 /// Runs until the stream has ended as asked, or nobody listens. One that does not follow runs once.
 ///
 /// `target` says which agent is asked, and may change: then another one is asked, as soon as this one's stream breaks.
-/// `convert` makes of an event, and of the node as it calls itself, what is told; it takes of the bytes what it needs.
+/// `convert` gets the name that the node goes by and the bytes of an event, decodes as much as it needs, and returns the
+/// item that is passed on.
 /// `end` ends the watch: what happened before is still told.
 pub async fn run<W: Way, T>(
     source: SourceId,

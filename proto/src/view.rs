@@ -1,5 +1,7 @@
-//! One event of a stream, read where it is: nothing of it takes memory of its own, and whose it is is read by who does not
-//! know it yet.
+//! Events of a stream, decoded in place: a view borrows its texts from the message. The identity stays encoded, so that a
+//! caller which has seen the same bytes before need not decode it again.
+//!
+//! The fields of a view are those of the message that it names, whose documentation is in the protocol.
 
 use prost::Message;
 use prost_types::{Duration, Timestamp};

@@ -107,14 +107,14 @@ impl Trace {
 
     /// The filter maps are about to get entries.
     pub fn grow(&self) {
-        let told = self.tracer.generation().grow();
-        told.expect("the programs can be told");
+        let counted = self.tracer.generation().grow();
+        counted.expect("the generation can be written");
     }
 
     /// The filter maps have been changed.
     pub fn changed(&self) {
-        let told = self.tracer.generation().changed();
-        told.expect("the programs can be told");
+        let counted = self.tracer.generation().changed();
+        counted.expect("the generation can be written");
     }
 
     /// Has what is open followed of whom the filter maps select.

@@ -11,7 +11,8 @@ use super::load::read_all;
 /// Looks for what is open. Clones are of the same. What is found is followed from then on, and not reported.
 #[derive(Clone, Debug)]
 pub struct Seeder {
-    /// Of the iterator. There is none while the hooks are not attached.
+    /// Of the iterator. The ring thread owns it, and takes it away while the hooks are not attached; who looks locks it only to
+    /// begin.
     iterator: Arc<Mutex<Option<Link>>>,
     generation: Generation,
 }
