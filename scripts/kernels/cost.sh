@@ -69,7 +69,7 @@ for kernel in "${kernels[@]}"; do
 		fail "kernel $kernel: $(grep -a attached "$out/$kernel.console") is not all that an idle agent may have attached"
 done
 column -t -s $'\t' "$out/cost.tsv"
-expected=16
+expected=18
 for kernel in "${kernels[@]}"; do
 	rows=$(awk -v kernel="$kernel" '$1 == kernel' "$out/cost.tsv" | wc -l)
 	[ "$rows" -eq "$expected" ] || fail "kernel $kernel: $rows rows, not $expected: see $out/$kernel.console"
