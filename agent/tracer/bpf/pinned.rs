@@ -155,6 +155,8 @@ impl Change {
 /// What became of a change of the content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
+    /// Whether the map was to be changed at all.
+    pub changed: bool,
     /// Members that there was no room for.
     pub no_room: usize,
     /// Members that could not be added or removed for another reason.
@@ -187,9 +189,8 @@ impl PinnedSet {
             without_room: 0,
         };
         set.refresh();
-        let outcome = set.replace(&HashSet::new());
         anyhow::ensure!(
-            outcome == Outcome::default(),
+            set.replace(&HashSet::new()).missing() == 0,
             "cannot empty the map at {}",
             set.path.display()
         );
@@ -223,8 +224,11 @@ impl PinnedSet {
 
     /// Makes `wanted` the content, removing first to make room.
     pub fn replace(&mut self, wanted: &HashSet<u64>) -> Outcome {
-        let mut outcome = Outcome::default();
         let Change { remove, add } = Change::between(&self.members, wanted);
+        let mut outcome = Outcome {
+            changed: !(remove.is_empty() && add.is_empty()),
+            ..Outcome::default()
+        };
         for member in remove {
             match self.map.delete(&member.to_ne_bytes()) {
                 Err(e) if e.kind() != ErrorKind::NotFound => outcome.failed += 1,

@@ -12,9 +12,11 @@ mod demands;
 mod ends;
 mod handle;
 mod held;
+mod kept;
 mod seeding;
 mod selection;
 mod task;
+mod waiting;
 
 pub use containers::Containers;
 pub use handle::{CannotAttach, Command, Handle, Listing, Refusal};

@@ -111,6 +111,7 @@ impl Pair {
             self.mounts.replace(&wanted.mounts),
         );
         Outcome {
+            changed: cgroups.changed || mounts.changed,
             no_room: cgroups.no_room.max(mounts.no_room),
             failed: cgroups.failed + mounts.failed,
         }

@@ -1,9 +1,7 @@
 //! The task.
 
-use std::collections::VecDeque;
 use std::future::pending;
-use std::mem;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -20,10 +18,12 @@ use tracing::warn;
 use super::containers::Containers;
 use super::demands::Demands;
 use super::ends::Ends;
-use super::handle::{CannotAttach, Command, Lease, Refusal};
+use super::handle::{CannotAttach, Command, Refusal};
 use super::held::Held;
+use super::kept::Kept;
 use super::seeding::Seeding;
 use super::selection::{self, Pair, PinnedFilterSet, Wanted};
+use super::waiting::Waiting;
 use crate::api;
 use crate::filter::Matcher;
 use crate::hub::{Hub, Loss, Status, Taken};
@@ -48,8 +48,6 @@ const ASK: Duration = Duration::from_secs(1);
 /// on it, and clients may not find one that is not.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Subscriptions that have ended, at most, whose containers are still selected.
-const MAX_DEPARTED: usize = 256;
 
 /// A container that has no name yet at this age has to wait for the source's own time: a sandbox never gets one.
 const YOUNG: Duration = Duration::from_secs(5);
@@ -115,11 +113,8 @@ pub struct Node {
     seeding: Seeding,
     /// The look for what is open that is under way.
     look: Option<JoinHandle<Result<()>>>,
-    waiting: Vec<Waiting>,
-    /// Whose connections are followed, as long as somebody holds the lease.
-    leases: Vec<(Weak<()>, Matcher)>,
-    /// What subscribers that have left had asked for, and until when it stays selected: a client that comes back finds no gap.
-    departed: VecDeque<(Matcher, Instant)>,
+    waiting: Waiting,
+    kept: Kept,
     /// Why the hooks could not be attached, and when to try again.
     unattached: Option<(String, Instant)>,
     clock: Clock,
@@ -142,22 +137,6 @@ pub struct Node {
     audited: Instant,
 }
 
-/// A command that can be answered once hooks are attached and what is open is followed.
-struct Waiting {
-    demand: Demand,
-    growths: u64,
-    command: Command,
-}
-
-impl Waiting {
-    /// Whose connections it is about.
-    fn matcher(&self) -> Option<&Matcher> {
-        match &self.command {
-            Command::Subscribe { matcher, .. } | Command::Follow { matcher, .. } => Some(matcher),
-            _ => None,
-        }
-    }
-}
 
 impl Node {
     /// Nothing is handed out yet.
@@ -173,9 +152,8 @@ impl Node {
             demands: Demands::new(parts.attached, parts.keep_attached),
             seeding: Seeding::default(),
             look: None,
-            waiting: Vec::new(),
-            leases: Vec::new(),
-            departed: VecDeque::new(),
+            waiting: Waiting::default(),
+            kept: Kept::new(parts.keep_attached),
             unattached: None,
             clock: Clock::now(),
             status,
@@ -243,7 +221,6 @@ impl Node {
         let looks = self.parts.containers.due();
         let let_go = self.parts.index.let_go_due();
         let detach = self.demands.due().filter(|_| care.is_none());
-        let forget = self.departed.front().map(|(_, until)| *until);
         let retry = self.unattached.as_ref().map(|(_, retry)| *retry);
         let retry = retry.filter(|_| self.demands.last() == Demand::Nothing);
         let seed = self.seeding.due(self.is_waited_for());
@@ -252,7 +229,7 @@ impl Node {
             care,
             seed,
             detach,
-            forget,
+            self.kept.due(),
             retry,
             self.held.due(),
             looks,
@@ -323,34 +300,27 @@ impl Node {
             Command::Follow { .. } => Demand::Connections,
             _ => return self.answer(command, false),
         };
-        self.waiting.push(Waiting {
-            demand,
-            growths: 0,
-            command,
-        });
+        self.waiting.push(demand, command);
         // Once it is answered, the kernel lets the events pass that it is about.
         self.select(Instant::now());
-        if let Some(waiting) = self.waiting.last_mut() {
-            waiting.growths = self.seeding.grown();
-        }
+        self.waiting.set_growths(self.seeding.grown());
         self.answer_waiting(false);
     }
 
     /// Answers those for whom all is there that they wait for.
     fn answer_waiting(&mut self, woke: bool) {
-        for waiting in mem::take(&mut self.waiting) {
-            match self.demands.has(waiting.demand) && self.seeding.has(waiting.growths) {
-                true => self.answer(waiting.command, woke),
-                false => self.waiting.push(waiting),
-            }
+        let Self {
+            demands, seeding, ..
+        } = self;
+        let is_there = |demand, growths| demands.has(demand) && seeding.has(growths);
+        for command in self.waiting.take_ready(is_there) {
+            self.answer(command, woke);
         }
     }
 
     /// Refuses those for whom it is not.
     fn refuse_waiting(&mut self, why: &str) {
-        for waiting in mem::take(&mut self.waiting) {
-            refuse(waiting.command, CannotAttach(why.into()));
-        }
+        self.waiting.refuse(why);
         self.subscribers_changed = true;
     }
 
@@ -372,9 +342,7 @@ impl Node {
                 let _ = reply.send(subscribed.map_err(|Taken| Refusal::Taken));
             }
             Command::Follow { matcher, reply } => {
-                let lease = Lease::default();
-                self.leases.push((Arc::downgrade(&lease), matcher));
-                let _ = reply.send(Ok(lease));
+                let _ = reply.send(Ok(self.kept.lease(matcher)));
             }
             Command::End { id, reply } => {
                 let subscriber = self.parts.hub.find(&id);
@@ -399,14 +367,9 @@ impl Node {
 
     /// Ends a subscription that waits for hooks: it gets what it wants of the past, and nothing else. Whether there is one.
     fn end_waiting(&mut self, ended: &str) -> bool {
-        let is_it = |waiting: &Waiting| match &waiting.command {
-            Command::Subscribe { id, .. } => id.as_deref() == Some(ended),
-            _ => false,
-        };
-        let Some(at) = self.waiting.iter().position(is_it) else {
+        let Some(mut command) = self.waiting.take(ended) else {
             return false;
         };
-        let mut command = self.waiting.swap_remove(at).command;
         if let Command::Subscribe { follow, .. } = &mut command {
             *follow = false;
         }
@@ -425,11 +388,10 @@ impl Node {
             .as_ref()
             .is_some_and(|(_, retry)| *retry <= now);
         let subscribers = parts.hub.matchers().map(demand_of);
-        let waiting = self.waiting.iter().map(|waiting| waiting.demand);
-        let is_followed = !self.leases.is_empty() || parts.record.is_some() || retries;
+        let is_followed = self.kept.has_leases() || parts.record.is_some() || retries;
         let followed = is_followed.then_some(Demand::Connections);
         subscribers
-            .chain(waiting)
+            .chain(self.waiting.demands())
             .chain(followed)
             .max()
             .unwrap_or_default()
@@ -484,8 +446,8 @@ impl Node {
 
     /// Somebody waits for what is open to be followed.
     fn is_waited_for(&self) -> bool {
-        let growths = self.waiting.iter().map(|waiting| waiting.growths);
-        growths.max().is_some_and(|all| !self.seeding.has(all))
+        let growths = self.waiting.growths();
+        growths.is_some_and(|all| !self.seeding.has(all))
     }
 
     /// Begins to look for what is open, if that is due.
@@ -586,9 +548,7 @@ impl Node {
         if now - self.cared >= CARE {
             self.cared = now;
             self.subscribers_changed |= self.parts.hub.look_after();
-            let leases = self.leases.len();
-            self.leases.retain(|(lease, _)| lease.strong_count() > 0);
-            self.subscribers_changed |= self.leases.len() != leases;
+            self.subscribers_changed |= self.kept.drop_leases();
             self.ends
                 .retain(|subscriber| self.parts.hub.has(subscriber));
         }
@@ -603,6 +563,8 @@ impl Node {
             self.audited = now;
             self.parts.maps.refresh();
             self.parts.sets.iter_mut().for_each(|s| s.pair().refresh());
+            // A program may have read a map before a change and remembered that as of after it.
+            warn_of((self.parts.changed)());
             self.subscribers_changed = true;
             self.rescan = Some(now);
         }
@@ -628,7 +590,8 @@ impl Node {
             self.parts.hub.end(subscriber);
             self.subscribers_changed = true;
         }
-        self.subscribers_changed |= self.remember_departed(now);
+        self.kept.depart(self.parts.hub.take_departed(), now);
+        self.subscribers_changed |= self.kept.drop_departed(now);
         if changed || self.subscribers_changed {
             self.subscribers_changed = false;
             self.select(now);
@@ -638,27 +601,13 @@ impl Node {
         self.look_for_open(now);
     }
 
-    /// Keeps for a while what subscribers that have left had asked for. Returns whether some of it was dropped.
-    fn remember_departed(&mut self, now: Instant) -> bool {
-        let until = now + self.parts.keep_attached;
-        let departed = self.parts.hub.take_departed();
-        self.departed
-            .extend(departed.into_iter().map(|matcher| (matcher, until)));
-        let before = self.departed.len();
-        let excess = before.saturating_sub(MAX_DEPARTED);
-        self.departed.drain(..excess);
-        self.departed.retain(|(_, until)| *until > now);
-        self.departed.len() != before
-    }
 
     /// Makes the filter maps hold what is wanted.
     fn select(&mut self, now: Instant) {
         let parts = &mut self.parts;
-        let departed = self.departed.iter().map(|(matcher, _)| matcher);
-        let leases = self.leases.iter().map(|(_, matcher)| matcher);
-        let waiting = self.waiting.iter().filter_map(Waiting::matcher);
-        let matchers = parts.hub.matchers().chain(departed).chain(&parts.record);
-        let matchers: Vec<&Matcher> = matchers.chain(leases).chain(waiting).collect();
+        let matchers = parts.hub.matchers().chain(&parts.record);
+        let matchers = matchers.chain(self.kept.matchers());
+        let matchers: Vec<&Matcher> = matchers.chain(self.waiting.matchers()).collect();
         let wanted = selection::for_subscribers(&parts.index, matchers.iter().copied(), now);
         let grows = !self.wanted.includes(&wanted);
         if grows {
@@ -669,7 +618,9 @@ impl Node {
             .chain(parts.sets.iter_mut().map(|set| set.follow(&parts.index)))
             .collect();
         self.wanted = wanted;
-        warn_of((parts.changed)());
+        if outcomes[0].changed {
+            warn_of((parts.changed)());
+        }
         // There is room, or there are rights, for what was wanted before.
         if outcomes[0].missing() < self.outcomes[0].missing() {
             self.seeding.grow();
@@ -733,18 +684,6 @@ fn demand_of(matcher: &Matcher) -> Demand {
     }
 }
 
-/// Only what takes hooks is refused.
-fn refuse(command: Command, why: CannotAttach) {
-    match command {
-        Command::Subscribe { reply, .. } => {
-            let _ = reply.send(Err(Refusal::CannotAttach(why)));
-        }
-        Command::Follow { reply, .. } => {
-            let _ = reply.send(Err(why));
-        }
-        Command::End { .. } | Command::Name { .. } | Command::Report(_) => {}
-    }
-}
 
 /// Waits for the end of what runs, if anything does.
 async fn ended(task: &mut Option<JoinHandle<Result<()>>>) -> Result<()> {
