@@ -15,6 +15,15 @@ static __always_inline bool is_of_other_family(struct sock *sk)
 	return tt_config.family && sk->__sk_common.skc_family != tt_config.family;
 }
 
+/*
+ * Whether it is a TCP socket that may be asked for. Others use the states of TCP, but only stream sockets of the internet's families
+ * report them under its protocol. What is followed needs no such question, and most of the rest is left before it.
+ */
+static __always_inline bool is_candidate(struct sock *sk)
+{
+	return sk->sk_protocol == IPPROTO_TCP && !is_elsewhere(sk);
+}
+
 /* Filters by what a socket is from its start: no state is kept for others. */
 static __always_inline bool follows(__u16 family, __u32 netns)
 {
@@ -152,10 +161,18 @@ static __always_inline bool passes(const struct tt_process *process, struct task
 	return settle(&question, passes, settled) == TT_SELECTED;
 }
 
-/* Asked for each event, because the maps may be edited while tracing. */
 static __always_inline bool selected(const struct tt_process *process)
 {
 	return passes(process, NULL);
+}
+
+/*
+ * Asked for each event of a connection that is followed, because the maps may be edited while tracing. Where the reader alone
+ * does that, what is followed is of whom it has selected, and it looks at each event once more.
+ */
+static __always_inline bool still_selected(const struct tt_process *process)
+{
+	return tt_config.owns_maps || selected(process);
 }
 
 static __always_inline bool filters_processes(void)
