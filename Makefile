@@ -128,9 +128,10 @@ test-kernels: ## run the scenarios on stock kernels under emulation (KERNELS="6.
 compatibility: ## write docs/compatibility.md from the last run of test-kernels
 	cp target/kernels/compatibility.md docs/compatibility.md
 
-bench: ## compare the cost with an empty program and with tcplife
+bench: ## compare the cost with an empty program and with tcplife, and measure what agent and plugin take (ARGS="--only agent")
 	@scripts/setup.sh bench
-	cargo bench --locked --bench cost
+	cargo build --release --locked $(PROGRAMS:%=--package=%)
+	cargo bench --locked --bench cost $(if $(ARGS),-- $(ARGS))
 
 bench-kernels: ## count what tracing costs on stock kernels, in instructions, into docs/performance.md (KERNELS="6.1" only compares)
 	@scripts/setup.sh cost

@@ -1,21 +1,41 @@
 /*!
-What tracing costs the traced: `cargo bench --bench cost`, as root, in less than five minutes.
+What tracing costs the traced, and what the tools take themselves: `make bench`, as root, in less than five minutes.
 
 A load thread opens and closes connections on one CPU while a tool runs on another. Slices of load
 with a tool alternate with slices without any, and each is compared with its two neighbours only,
 so that what else happens on the machine hits both alike. All rows take turns in one run, because
-numbers of different runs cannot be compared.
+numbers of different runs cannot be compared. What follows the rows is measured of one tool at a time.
 
-`tracer` and `tcplife` are the tools, `rows` the measurement, `table` what is made of it.
+`tracer`, `tcplife`, `agent` and `printer` are the tools, `rows` the measurement, `table` what is made of it. `delays`,
+`subscribers`, `idle` and `counts` are what follows. The host tool, the agent and the plugin are the release's.
 */
 
+mod agent;
+mod allocations;
+mod counts;
 mod cpu;
+mod delays;
+mod hooks;
+mod idle;
+mod interrupt;
+mod latency;
 mod load;
+mod node;
+mod printer;
+mod programs;
+mod proxy;
 mod rows;
+mod sessions;
+mod stage;
 mod stats;
+mod subscribers;
+mod syscalls;
 mod table;
+mod targets;
 mod tcplife;
+mod tied;
 mod tracer;
+mod worker;
 
 use std::env;
 use std::ffi::OsString;
@@ -26,37 +46,38 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use nix::unistd::Uid;
 
-use rows::{Row, Stage, Tool};
-use tracer::{Latency, Mode};
+use latency::Latency;
+use load::EVENTS;
+use rows::{Base, Row, Shown, Tool};
+use stage::Stage;
+use targets::Targets;
+use tracer::Mode;
 
 const LOAD_CPU: usize = 0;
 const TOOL_CPU: usize = 1;
 
-/// A slice of the peer in every so many rounds: it takes long to start.
-const PEER_EVERY: usize = 4;
+/// Rounds of the other rows for each session of the agent.
+const SESSION_EVERY: usize = 4;
 
 /// Load before anything is measured.
 const WARM_UP: Duration = Duration::from_secs(1);
-
-/// The connections whose latency is measured, and the pause before each end of them.
-const SPARSE: (u32, Duration) = (150, Duration::from_millis(20));
 
 /// Measures what tracing costs the traced.
 #[derive(Parser)]
 struct Options {
     /// Slices of each row of ours
-    #[arg(long, default_value_t = 80)]
+    #[arg(long, default_value_t = 63)]
     rounds: usize,
 
-    /// Stop after this time even if rounds are missing
-    #[arg(long, value_name = "SECONDS", default_value_t = 260)]
+    /// Go on to what follows the rows after this time even if rounds are missing
+    #[arg(long, value_name = "SECONDS", default_value_t = 200)]
     limit: u64,
 
     /// Compare with another build of this bench, in the same run
     #[arg(long, value_name = "BINARY")]
     against: Vec<PathBuf>,
 
-    /// Only the rows with this in their name
+    /// Only the rows with this in their name; or, of what follows them: latency, subscribers, idle, counts
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
 
@@ -72,8 +93,11 @@ fn main() -> Result<()> {
         if role == tracer::ROLE {
             return tracer::serve(cpu);
         }
-        if role == tcplife::ROLE {
-            return tcplife::become_tied(cpu, command);
+        if role == load::ROLE {
+            return load::serve(cpu);
+        }
+        if role == tied::ROLE {
+            return tied::become_tied(cpu, command);
         }
     }
     let options = Options::parse();
@@ -88,28 +112,74 @@ fn main() -> Result<()> {
 fn measure(options: &Options) -> Result<()> {
     ensure!(Uid::effective().is_root(), "tracing needs root");
     let mut stage = Stage::new(LOAD_CPU, TOOL_CPU)?;
-    let mut rows = make_rows(&mut stage, options)?;
-
+    let mut targets = Targets::default();
     table::print_machine(LOAD_CPU, TOOL_CPU);
+    hooks::print_refusals()?;
     stage.load.run(WARM_UP)?;
-    let mut base = stage.base()?;
-    // Not counted: the first start of each tool is like no other.
-    stage.round(0, &mut rows, &mut base)?;
-    rows.iter_mut().for_each(Row::clear);
+    measure_rows(&mut stage, options, &mut targets)?;
+    if options.wants("latency") {
+        table::print_latencies(&measure_latency(&mut stage)?, &mut targets);
+        delays::of_host_tool(&mut stage)?;
+    }
+    if ["idle", "latency", "subscribers"]
+        .iter()
+        .any(|name| options.wants(name))
+    {
+        measure_agent(&mut stage, options, &mut targets)?;
+    }
+    if options.wants("counts") {
+        counts::measure(&mut stage)?;
+    }
+    targets.print();
+    table::print_load();
+    Ok(())
+}
 
-    let (mut base_cpu, mut base_rate) = (Vec::new(), Vec::new());
+/// One agent for all, that which was idle first.
+fn measure_agent(stage: &mut Stage, options: &Options, targets: &mut Targets) -> Result<()> {
+    let agent = stage.agent()?;
+    if options.wants("idle") {
+        idle::measure(&agent, targets)?;
+    }
+    if options.wants("latency") {
+        delays::of_plugin(stage, &agent, targets)?;
+    }
+    if options.wants("subscribers") {
+        subscribers::measure(stage, &agent, targets)?;
+    }
+    agent.stop()
+}
+
+impl Options {
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|text| name.contains(text))
+    }
+}
+
+fn measure_rows(stage: &mut Stage, options: &Options, targets: &mut Targets) -> Result<()> {
+    let mut rows = make_rows(stage, options)?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let mut base = Base::measure(&mut stage.load)?;
+    // Not counted: the first start of each tool is like no other.
+    rows::round(stage, 0, &mut rows, &mut base)?;
+    rows.iter_mut().for_each(Row::clear);
+    let agents = rows.iter().any(|row| matches!(row.tool, Tool::Agent(_)));
+    let mut bases = Vec::new();
     let begin = Instant::now();
     for round in 0..options.rounds {
         if begin.elapsed() > Duration::from_secs(options.limit) {
             break;
         }
-        stage.round(round, &mut rows, &mut base)?;
-        base_cpu.push(base.cpu_us());
-        base_rate.push(base.rate());
+        rows::round(stage, round, &mut rows, &mut base)?;
+        bases.push(base.clone());
+        if agents && round % SESSION_EVERY == SESSION_EVERY / 2 {
+            sessions::run(stage, &mut rows, &mut base)?;
+        }
     }
-    let latencies = measure_latency(&mut stage)?;
-    table::print_rows(&rows, &base_cpu, &base_rate);
-    table::print_targets(&rows, &latencies);
+    table::print_rows(&rows, &bases);
+    table::check_rows(&rows, targets);
     Ok(())
 }
 
@@ -127,13 +197,13 @@ fn make_rows(stage: &mut Stage, options: &Options) -> Result<Vec<Row>> {
         let other = stage.add_process(binary.as_os_str())?;
         rows.extend(rows_of_ours(&format!("build {}", number + 1), other));
     }
-    rows.push(Row::new(
-        "tcplife",
-        Tool::Peer(tcplife::find()?, PEER_EVERY),
-        2,
-    ));
-    let only = &options.only;
-    rows.retain(|row| only.is_empty() || only.iter().any(|text| row.label.contains(text)));
+    rows.extend([
+        Row::new("agent, nobody subscribed", Tool::Agent(Shown::Nothing), 0),
+        Row::new("agent, pod not selected", Tool::Agent(Shown::Others), 0),
+        Row::new("agent, pod selected", Tool::Agent(Shown::Load), EVENTS),
+        Row::new("tcplife", Tool::Peer(tcplife::find()?), 2),
+    ]);
+    rows.retain(|row| options.wants(&row.label));
     Ok(rows)
 }
 
@@ -144,12 +214,12 @@ fn rows_of_ours(name: &str, process: usize) -> [Row; 3] {
     [
         row("nothing followed", Mode::Unfollowed, 0),
         row("nothing selected", Mode::Unselected, 0),
-        row("everything selected", Mode::Selected, 4),
+        row("everything selected", Mode::Selected, EVENTS),
     ]
 }
 
 fn measure_latency(stage: &mut Stage) -> Result<Vec<Latency>> {
-    let (connections, pause) = SPARSE;
+    let (connections, pause) = delays::SPARSE;
     let process = stage.processes.first_mut().context("no tracer")?;
     process.start(Mode::Selected, stage.load.netns)?;
     stage.load.sparse(connections, pause)?;

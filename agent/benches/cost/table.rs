@@ -1,23 +1,27 @@
-//! What is printed in the end.
+//! The table of rows that is printed in the end.
 
 use procfs::{CpuInfo, Current, LoadAverage};
 use rustix::system::uname;
 
-use crate::rows::{Pair, Row, Tool};
-use crate::stats::{estimate, median, quantile};
-use crate::tracer::{Latency, Mode};
+use crate::latency::{self, Latency};
+use crate::rows::{Base, Pair, Row, Shown, Tool};
+use crate::stats::{estimate, median};
+use crate::targets::Targets;
+use crate::tracer::Mode;
 
-/// Most that ours may add to a connection that is not selected, in microseconds.
+/// Most that the host tool may add to a connection that is not selected, in microseconds.
 const UNSELECTED_US: f64 = 1.2;
 /// The same for one that is.
 const SELECTED_US: f64 = 3.5;
+/// The same of the agent.
+const AGENT_UNSELECTED_US: f64 = 1.6;
+const AGENT_SELECTED_US: f64 = 2.4;
+/// Most that the agent may take itself for a connection that a subscriber sees, in microseconds.
+const AGENT_OWN_US: f64 = 5.0;
 /// Least share of the connection rate that is kept.
 const RATE_KEPT: f64 = 0.92;
-/// Most that half of the isolated events may take to user space, in milliseconds.
+/// Most that half of the isolated events may take to the consumer in our own process, in milliseconds.
 const LATENCY_MS: f64 = 1.0;
-
-/// An event is isolated if none came in the 10 ms before it.
-const ISOLATION_NS: u64 = 10_000_000;
 
 /// The machine, because the numbers are of this one only.
 pub fn print_machine(load_cpu: usize, tool_cpu: usize) {
@@ -29,6 +33,11 @@ pub fn print_machine(load_cpu: usize, tool_cpu: usize) {
         "{model}, {cpus} CPUs; Linux {}; load on CPU {load_cpu}, tools on CPU {tool_cpu}",
         uname().release().to_string_lossy(),
     );
+    print_load();
+}
+
+/// What else the machine does.
+pub fn print_load() {
     if let Ok(load) = LoadAverage::current() {
         println!(
             "load average {:.2} {:.2} {:.2} {}/{} {}",
@@ -37,30 +46,35 @@ pub fn print_machine(load_cpu: usize, tool_cpu: usize) {
     }
 }
 
-pub fn print_rows(rows: &[Row], base_cpu: &[f64], base_rate: &[f64]) {
+pub fn print_rows(rows: &[Row], bases: &[Base]) {
+    let base = |value: fn(&Base) -> f64| median(&bases.iter().map(value).collect::<Vec<_>>());
     println!(
-        "\nwithout a tool: {:.1} µs of CPU time a connection, {:.0} connections a second\n",
-        median(base_cpu),
-        median(base_rate)
+        "\nwithout a tool: {:.1} µs of CPU time a connection, {:.0} connections a second, {:.0} ns a getppid\n",
+        base(|base| base.slice.cpu_us()),
+        base(|base| base.slice.rate()),
+        base(|base| base.unrelated_ns),
     );
     println!(
-        "{:<34} {:>5}  {:>22}  {:>7}  {:>9}  {:>7}  {:>19}  {:>6}",
+        "{:<34} {:>5}  {:>22}  {:>7}  {:>9}  {:>7}  {:>9}  {:>19}  {:>6}  {:>18}",
         "",
         "pairs",
         "added µs [95 % CI]",
         "added %",
         "rate kept",
         "own µs",
+        "plugin µs",
         "events / expected",
-        "lost"
+        "lost",
+        "getppid ns"
     );
     for row in rows {
         println!("{}", line(row));
     }
     println!(
         "\nadded: CPU time of the load thread for a connection (both ends), softirq included; \
-         own: that of the tool's process.\nMedians of paired differences against the slices before \
-         and after. These numbers hold for this machine only: compare rows, not runs."
+         own: that of the tool's process;\nplugin: that of the plugin's; getppid: what a system call \
+         pays that has nothing to do with connections.\nMedians of paired differences against the slices before \
+         and after; of an agent with a plugin, against those beside it while nobody is subscribed.\nThese numbers hold for this machine only: compare rows, not runs."
     );
     let skipped: u64 = rows.iter().map(|row| row.skipped).sum();
     if skipped > 0 {
@@ -81,13 +95,24 @@ fn line(row: &Row) -> String {
             row.lost.to_string(),
         ),
     };
+    let plugin = match row.tool {
+        Tool::Agent(Shown::Others | Shown::Load) => {
+            format!("{:.2}", median(&column(row, |p| p.plugin_cpu)))
+        }
+        _ => String::new(),
+    };
     format!(
-        "{:<34} {:>5}  {:>22}  {:>7.1}  {:>9.3}  {own:>7}  {captured:>19}  {lost:>6}",
+        "{:<34} {:>5}  {:>22}  {:>7.1}  {:>9.3}  {own:>7}  {plugin:>9}  {captured:>19}  {lost:>6}  {:>18}",
         row.label,
         row.pairs.len(),
         format!("{:+.2} [{:.2}, {:.2}]", added.median, added.low, added.high),
         median(&column(row, |p| p.added_share)) * 100.0,
         median(&column(row, |p| p.rate_kept)),
+        format!(
+            "{:+.1} ({:+.1} %)",
+            median(&column(row, |p| p.added_unrelated)),
+            median(&column(row, |p| p.unrelated_share)) * 100.0
+        )
     )
 }
 
@@ -96,55 +121,51 @@ fn column(row: &Row, value: impl Fn(&Pair) -> f64) -> Vec<f64> {
 }
 
 /// The targets, for every row of ours that has one.
-pub fn print_targets(rows: &[Row], latencies: &[Latency]) {
-    println!();
+pub fn check_rows(rows: &[Row], targets: &mut Targets) {
     for row in rows.iter().filter(|row| !row.pairs.is_empty()) {
+        let label = &row.label;
+        let added = estimate(&column(row, |p| p.added_cpu));
         let limit = match row.tool {
             Tool::Ours(_, Mode::Unselected | Mode::Unfollowed) => UNSELECTED_US,
             Tool::Ours(_, Mode::Selected) => SELECTED_US,
-            _ => continue,
+            Tool::Agent(Shown::Nothing) => {
+                let what = format!("{label}: added to a connection");
+                targets.nothing(&what, added, "µs");
+                continue;
+            }
+            Tool::Agent(Shown::Others) => AGENT_UNSELECTED_US,
+            Tool::Agent(Shown::Load) => AGENT_SELECTED_US,
+            Tool::Ours(_, Mode::Nothing | Mode::Empty) | Tool::Peer(_) => continue,
         };
-        let added = median(&column(row, |p| p.added_cpu));
-        let kept = median(&column(row, |p| p.rate_kept));
-        println!(
-            "{:<34} ≤ {limit} µs: {}; ≥ {RATE_KEPT} of the rate: {}",
-            row.label,
-            verdict(added, limit, added <= limit),
-            verdict(kept, RATE_KEPT, kept >= RATE_KEPT),
-        );
-    }
-    print_latencies(latencies);
-}
-
-fn verdict(value: f64, limit: f64, met: bool) -> String {
-    if met {
-        format!("met ({value:.2})")
-    } else {
-        format!("MISSED by {:.2} ({value:.2})", (value - limit).abs())
+        let what = format!("{label}: added to a connection");
+        targets.at_most(&what, added.median, limit, "µs");
+        match row.tool {
+            Tool::Agent(Shown::Load) => {
+                let own = median(&column(row, |p| p.own_cpu));
+                let what = format!("{label}: its own CPU a connection");
+                targets.at_most(&what, own, AGENT_OWN_US, "µs");
+            }
+            Tool::Ours(..) => {
+                let kept = median(&column(row, |p| p.rate_kept));
+                targets.at_least(&format!("{label}: kept"), kept, RATE_KEPT, "of the rate");
+            }
+            _ => {}
+        }
     }
 }
 
-fn print_latencies(latencies: &[Latency]) {
-    let all: Vec<f64> = latencies.iter().map(|l| l.delay as f64 / 1e6).collect();
-    let isolated: Vec<f64> = latencies
-        .windows(2)
-        .filter(|pair| pair[1].time.saturating_sub(pair[0].time) >= ISOLATION_NS)
-        .map(|pair| pair[1].delay as f64 / 1e6)
-        .collect();
-    let [p50, p99, worst] = percentiles(isolated);
+/// Of our own process.
+pub fn print_latencies(latencies: &[Latency], targets: &mut Targets) {
+    let isolated = latency::isolated(latencies);
     println!(
-        "an isolated event is in user space after {p50:.3} ms (p50), {p99:.3} ms (p99), \
-         {worst:.3} ms (worst); ≤ {LATENCY_MS} ms p50: {}",
-        verdict(p50, LATENCY_MS, p50 <= LATENCY_MS)
+        "\nan isolated event is in user space after {:.3} ms (p50), {:.3} ms (p99), {:.3} ms (worst)",
+        isolated.p50, isolated.p99, isolated.worst
     );
-    let [p50, p99, worst] = percentiles(all);
+    let all = latency::all(latencies);
     println!(
-        "with the events that closely follow one: {p50:.3} ms (p50), {p99:.3} ms (p99), \
-         {worst:.3} ms (worst)"
+        "with the events that closely follow one: {:.3} ms (p50), {:.3} ms (p99), {:.3} ms (worst)",
+        all.p50, all.p99, all.worst
     );
-}
-
-fn percentiles(mut values: Vec<f64>) -> [f64; 3] {
-    values.sort_by(f64::total_cmp);
-    [0.5, 0.99, 1.0].map(|q| quantile(&values, q))
+    let what = "an isolated event in user space: p50";
+    targets.at_most(what, isolated.p50, LATENCY_MS, "ms");
 }

@@ -1,26 +1,19 @@
 //! The peer: `tcplife` of libbpf-tools, which prints a line for each end of a connection.
 
-use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{Signal, kill};
-use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use crate::cpu::pin_to_cpu;
 use crate::load::Load;
-
-/// The argument that makes this binary another program that is tied to the bench.
-pub const ROLE: &str = "--become";
+use crate::tied::{self, Tied};
 
 /// How long it may take to attach.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -35,19 +28,9 @@ pub fn find() -> Result<PathBuf> {
         .context("there is no tcplife to compare with: apt-get install libbpf-tools")
 }
 
-/// Executes the command on that CPU, to be killed when the bench ends. Returns if it cannot.
-pub fn become_tied(cpu: &str, command: &[OsString]) -> Result<()> {
-    let (program, arguments) = command.split_first().context("no command")?;
-    set_pdeathsig(Signal::SIGKILL)?;
-    pin_to_cpu(cpu.parse()?)?;
-    Err(Command::new(program).args(arguments).exec().into())
-}
-
 /// A running tcplife.
 pub struct Tcplife {
-    child: Child,
-    pid: Pid,
-    clock: ClockId,
+    process: Tied,
     port: Arc<AtomicU16>,
     seen: Arc<AtomicU64>,
     counted: JoinHandle<u64>,
@@ -57,26 +40,22 @@ pub struct Tcplife {
 impl Tcplife {
     /// Returns once it is attached, and from then on counts the connections to a new port.
     pub fn start(program: &Path, cpu: usize, load: &mut Load) -> Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args([ROLE, &cpu.to_string()])
-            .arg(program)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let pid = Pid::from_raw(i32::try_from(child.id())?);
-        let out = child.stdout.take().context("no pipe")?;
-        let err = child.stderr.take().context("no pipe")?;
+        let mut process = Tied::start(
+            tied::command(program, cpu)?
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped()),
+        )?;
+        let out = process.child.stdout.take().context("no pipe")?;
+        let err = process.child.stderr.take().context("no pipe")?;
         let port = Arc::new(AtomicU16::new(0));
         let seen = Arc::new(AtomicU64::new(0));
         let mut tcplife = Self {
-            pid,
-            clock: clock_getcpuclockid(pid)?,
+            process,
             counted: count_lines(out, cpu, Arc::clone(&port), Arc::clone(&seen)),
             lost: thread::spawn(move || sum_losses(err)),
             port,
             seen,
-            child,
         };
         tcplife.wait_until_attached(load)?;
         tcplife.port.store(load.change_port()?, Ordering::Relaxed);
@@ -84,15 +63,14 @@ impl Tcplife {
     }
 
     /// It says nothing when it is ready and fills a buffer before it writes, so feed it.
-    fn wait_until_attached(&mut self, load: &Load) -> Result<()> {
+    fn wait_until_attached(&mut self, load: &mut Load) -> Result<()> {
         let begin = Instant::now();
 
         while self.seen.load(Ordering::Relaxed) == 0 {
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.process.child.try_wait()? {
                 bail!("tcplife ended: {status}");
             }
             if begin.elapsed() > PATIENCE {
-                let _ = self.child.kill();
                 bail!("tcplife prints nothing");
             }
             load.run(Duration::from_millis(3))?;
@@ -102,13 +80,12 @@ impl Tcplife {
     }
 
     pub fn cpu(&self) -> Result<Duration> {
-        Ok(clock_gettime(self.clock)?.into())
+        self.process.cpu()
     }
 
     /// Returns the lines it printed for the port, and how many events it says were lost.
     pub fn stop(mut self) -> Result<(u64, u64)> {
-        kill(self.pid, Signal::SIGINT)?;
-        self.child.wait()?;
+        self.process.end_by(Signal::SIGINT)?;
         let joined = |handle: JoinHandle<u64>| handle.join().unwrap_or(0);
         Ok((joined(self.counted), joined(self.lost)))
     }

@@ -1,31 +1,27 @@
 /*!
 Our own tracer, in a process of its own so that its CPU time can be told apart.
 
-The process is this binary, executed again with [`ROLE`]. It takes orders on standard input and
-answers each with one line of JSON: [`Order`] and [`Answer`]. It lives in a mount namespace with a
-bpf file system of its own, so that what it pins goes with it however it ends.
+The process is this binary, executed again with [`ROLE`]. What it takes and answers are [`Order`] and [`Answer`]. It lives in a
+mount namespace with a bpf file system of its own, so that what it pins goes with it however it ends.
 */
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Write, stdin, stdout};
 use std::num::NonZeroU32;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::Receiver;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use libbpf_rs::{Link, MapType, ObjectBuilder};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
-use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
-use nix::unistd::Pid;
+use anyhow::{Context, Result, anyhow, bail};
+use libbpf_rs::MapType;
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tcptracer::bpf::{Config, Filter, Message, Tracer};
 use tcptracer_event::Event;
 use tcptracer_testing::{Pin, own_pins};
 
-use crate::cpu::pin_to_cpu;
+use crate::latency::Latency;
+use crate::programs::{Attached, attach_all, compile};
+use crate::worker::{self, Worker};
 
 /// The argument that makes this binary the tracer's process.
 pub const ROLE: &str = "--tracer-process";
@@ -75,43 +71,16 @@ pub struct Report {
     pub latencies: Vec<Latency>,
 }
 
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Latency {
-    /// When it happened.
-    pub time: u64,
-    /// How much later it arrived.
-    pub delay: u64,
-}
-
 /// Latencies kept of one run: what the sparse load makes, and no burden on the fast one.
 const LATENCIES: usize = 4096;
 
 /// The tracer's process, seen from the bench.
-pub struct TracerProcess {
-    child: Child,
-    orders: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
-    clock: ClockId,
-}
+pub struct TracerProcess(Worker);
 
 impl TracerProcess {
     /// `binary` is this bench or another build of it.
     pub fn spawn(binary: &OsStr, cpu: usize) -> Result<Self> {
-        let mut child = Command::new(binary)
-            .args([ROLE, &cpu.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot run {}", binary.display()))?;
-        let clock = clock_getcpuclockid(Pid::from_raw(i32::try_from(child.id())?))?;
-        let orders = child.stdin.take();
-        let answers = child.stdout.take().context("no pipe")?;
-        Ok(Self {
-            child,
-            orders,
-            answers: BufReader::new(answers),
-            clock,
-        })
+        Ok(Self(Worker::spawn(binary, ROLE, cpu)?))
     }
 
     pub fn start(&mut self, mode: Mode, netns: u32) -> Result<()> {
@@ -130,28 +99,11 @@ impl TracerProcess {
 
     /// CPU time of all its threads.
     pub fn cpu(&self) -> Result<Duration> {
-        Ok(clock_gettime(self.clock)?.into())
+        self.0.cpu()
     }
 
     fn order(&mut self, order: &Order) -> Result<Answer> {
-        let mut line = serde_json::to_string(order)?;
-        line.push('\n');
-        let orders = self
-            .orders
-            .as_mut()
-            .context("the tracer's process is gone")?;
-        orders.write_all(line.as_bytes())?;
-        line.clear();
-        self.answers.read_line(&mut line)?;
-        serde_json::from_str(&line).context("the tracer's process died")
-    }
-}
-
-impl Drop for TracerProcess {
-    fn drop(&mut self) {
-        // It ends with its input.
-        drop(self.orders.take());
-        let _ = self.child.wait();
+        self.0.ask(order).context("the tracer")
     }
 }
 
@@ -164,8 +116,7 @@ fn unexpected<T>(answer: Answer) -> Result<T> {
 
 /// The other side: takes orders until its input ends.
 pub fn serve(cpu: &str) -> Result<()> {
-    set_pdeathsig(Signal::SIGKILL)?;
-    pin_to_cpu(cpu.parse()?)?;
+    worker::settle(cpu)?;
     own_pins(obey)
 }
 
@@ -175,54 +126,26 @@ fn obey() -> Result<()> {
     let empty_program = compile(EMPTY_PROGRAM)?;
     let mut running = Running::Nothing;
 
-    for line in stdin().lines() {
-        let answer = match serde_json::from_str(&line?)? {
-            Order::Start(mode, netns) => {
-                match Running::start(mode, netns, unselecting_map.path(), &empty_program) {
-                    Ok(started) => {
-                        running = started;
-                        Answer::Started
-                    }
-                    Err(e) => Answer::Failed(format!("{e:#}")),
+    worker::serve(|order| match order {
+        Order::Start(mode, netns) => {
+            match Running::start(mode, netns, unselecting_map.path(), &empty_program) {
+                Ok(started) => {
+                    running = started;
+                    Answer::Started
                 }
-            }
-            Order::Stop => match std::mem::replace(&mut running, Running::Nothing).stop() {
-                Ok(report) => Answer::Stopped(report),
                 Err(e) => Answer::Failed(format!("{e:#}")),
-            },
-        };
-        let mut out = stdout().lock();
-        serde_json::to_writer(&mut out, &answer)?;
-        out.write_all(b"\n")?;
-        out.flush()?;
-    }
-    Ok(())
-}
-
-fn compile(source: &str) -> Result<Vec<u8>> {
-    let mut clang = Command::new("clang")
-        .args(["-target", "bpf", "-O2", "-x", "c", "-c", "-", "-o", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot run clang (apt-get install clang)")?;
-    // So small a source fits in the pipe.
-    clang
-        .stdin
-        .take()
-        .context("no pipe")?
-        .write_all(source.as_bytes())?;
-    let output = clang.wait_with_output()?;
-    ensure!(
-        output.status.success(),
-        "clang cannot compile the empty program"
-    );
-    Ok(output.stdout)
+            }
+        }
+        Order::Stop => match std::mem::replace(&mut running, Running::Nothing).stop() {
+            Ok(report) => Answer::Stopped(report),
+            Err(e) => Answer::Failed(format!("{e:#}")),
+        },
+    })
 }
 
 enum Running {
     Nothing,
-    Empty(Vec<Link>),
+    Empty(Attached),
     Ours(Tracer, JoinHandle<Report>),
 }
 
@@ -253,8 +176,8 @@ impl Running {
     fn stop(self) -> Result<Report> {
         match self {
             Self::Nothing => Ok(Report::default()),
-            Self::Empty(links) => {
-                drop(links);
+            Self::Empty(attached) => {
+                drop(attached);
                 Ok(Report::default())
             }
             Self::Ours(tracer, consumer) => {
@@ -270,15 +193,6 @@ impl Running {
             }
         }
     }
-}
-
-/// The links keep the programs loaded.
-fn attach_all(object: &[u8]) -> Result<Vec<Link>> {
-    let object = ObjectBuilder::default().open_memory(object)?.load()?;
-    object
-        .progs_mut()
-        .map(|prog| prog.attach().context("cannot attach the empty program"))
-        .collect()
 }
 
 fn consume(messages: &Receiver<Message>, netns: u32) -> Report {
