@@ -39,7 +39,8 @@ pub(super) async fn run(
             _ = interval.tick() => {}
             () = wanted.notified() => {}
         }
-        let changed = tokio::fs::metadata(path).await.map(|found| stamp(&found));
+        // To have another thread look, and to wait for it, would take ten times as long.
+        let changed = std::fs::metadata(path).map(|found| stamp(&found));
         if changed.as_ref().ok() == read.as_ref() && read.is_some() {
             continue;
         }
