@@ -165,8 +165,7 @@ static __always_inline bool begin_life(struct tt_place place, __u64 *id, __u16 *
 	return true;
 }
 
-/* CLOSE -> SYN_SENT, in the connecting process. The source port is not chosen yet. */
-static __noinline void on_syn_sent(struct sock *sk, bool again)
+static __noinline void add_connecting(struct sock *sk, bool again)
 {
 	struct task_struct *task = current_task();
 	struct tt_memory *memory;
@@ -176,8 +175,6 @@ static __noinline void on_syn_sent(struct sock *sk, bool again)
 	__u16 life = 0;
 	__u64 id;
 
-	if (is_of_other_family(sk) || !is_wanted(task))
-		return;
 	id = make_id(sk);
 	memory = memory_of(sk);
 	if (memory)
@@ -200,6 +197,13 @@ static __noinline void on_syn_sent(struct sock *sk, bool again)
 		count(TT_MAP_FULL);
 }
 
+/* CLOSE -> SYN_SENT, in the connecting process. The source port is not chosen yet. */
+static __always_inline void on_syn_sent(struct sock *sk, bool again)
+{
+	if (!is_of_other_family(sk) && is_wanted(current_task()))
+		add_connecting(sk, again);
+}
+
 /* As on_syn_sent(), of a socket that has changed its state: that may have gone unseen. */
 static __always_inline void on_connecting(struct sock *sk)
 {
@@ -209,18 +213,13 @@ static __always_inline void on_connecting(struct sock *sk)
 		on_syn_sent(sk, true);
 }
 
-/*
- * SYN_RECV -> ESTABLISHED: it did not connect, so it is for somebody to accept. Returns the connection if it has an entry already:
- * an accept has been faster.
- */
+/* Returns the connection if it has an entry already: an accept has been faster. */
 static __noinline struct tt_conn *add_passive(struct sock *sk)
 {
 	struct tt_conn spare, *conn;
 	struct tt_place place;
 	struct tt_entry entry;
 
-	if (is_of_other_family(sk) || !may_be_wanted(sk))
-		return NULL;
 	place = place_of_sock(sk);
 	conn = find_at(place, sk);
 	if (conn)
@@ -244,8 +243,6 @@ static __noinline void add_active(struct sock *sk)
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	struct tt_conn conn = {};
 
-	if (is_of_other_family(sk))
-		return;
 	conn.netns = netns_of(sk);
 	conn.cookie = make_id(sk);
 	conn.t_established = bpf_ktime_get_ns();
@@ -261,9 +258,10 @@ static __always_inline void on_established(struct sock *sk, int from)
 {
 	struct tt_conn *conn = find(sk);
 
-	if (!conn && is_candidate(sk)) {
+	if (!conn && is_candidate(sk) && !is_of_other_family(sk)) {
+		/* One that did not connect is for somebody to accept. */
 		if (from == BPF_TCP_SYN_RECV)
-			conn = add_passive(sk);
+			conn = may_be_wanted(sk) ? add_passive(sk) : NULL;
 		else if (!tt_config.owns_maps)
 			add_active(sk);
 	}

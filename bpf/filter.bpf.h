@@ -87,7 +87,7 @@ static __always_inline __u64 short_mntns(__u32 mntns)
 }
 
 /*
- * What is remembered. The generation is read before the maps are: it is not newer than what they hold, but where a processor
+ * What is remembered, where nobody else edits the maps. The generation is read before the maps are: it is not newer than what they hold, but where a processor
  * reads ahead. The reader goes through the maps now and then, which heals that.
  */
 static __always_inline enum tt_verdict recall(struct tt_question *question, __u64 cgroup,
@@ -98,7 +98,7 @@ static __always_inline enum tt_verdict recall(struct tt_question *question, __u6
 
 	question->kept = NULL;
 	/* There are hardly ever ids of more bits. */
-	if (!tt_config.owns_maps || cgroup >> 27 || mntns >> 20)
+	if (cgroup >> 27 || mntns >> 20)
 		return TT_UNSETTLED;
 	question->asked = cgroup << 37 | mntns << 17 |
 			  (read_once(tt_generation.changes) & 0xffff) << 1;

@@ -83,7 +83,9 @@ mod tests {
     const KEEP: Duration = Duration::from_secs(60);
 
     fn matchers(n: usize) -> Vec<Matcher> {
-        (0..n).map(|_| Matcher::new(Vec::new(), Vec::new())).collect()
+        (0..n)
+            .map(|_| Matcher::new(Vec::new(), Vec::new()))
+            .collect()
     }
 
     #[test]

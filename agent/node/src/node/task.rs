@@ -48,7 +48,6 @@ const ASK: Duration = Duration::from_secs(1);
 /// on it, and clients may not find one that is not.
 const RETRY: Duration = Duration::from_secs(10);
 
-
 /// A container that has no name yet at this age has to wait for the source's own time: a sandbox never gets one.
 const YOUNG: Duration = Duration::from_secs(5);
 
@@ -136,7 +135,6 @@ pub struct Node {
     forgot: Instant,
     audited: Instant,
 }
-
 
 impl Node {
     /// Nothing is handed out yet.
@@ -601,7 +599,6 @@ impl Node {
         self.look_for_open(now);
     }
 
-
     /// Makes the filter maps hold what is wanted.
     fn select(&mut self, now: Instant) {
         let parts = &mut self.parts;
@@ -683,7 +680,6 @@ fn demand_of(matcher: &Matcher) -> Demand {
         false => Demand::Connections,
     }
 }
-
 
 /// Waits for the end of what runs, if anything does.
 async fn ended(task: &mut Option<JoinHandle<Result<()>>>) -> Result<()> {
