@@ -42,5 +42,5 @@ LABEL org.opencontainers.image.title="tcptracer" \
 COPY --from=binaries /binaries/tcptracer /binaries/tcptracer-agent /binaries/kubectl-tcptracer /usr/bin/
 COPY --from=binaries /binaries/licenses /licenses
 # What the kernel's types take while programs are loaded goes back to the system, rather than stay with the agent: 6 MB.
-ENV GLIBC_TUNABLES=glibc.malloc.mmap_threshold=131072
+ENV GLIBC_TUNABLES=glibc.malloc.mmap_threshold=1048576
 ENTRYPOINT ["/usr/bin/tcptracer-agent"]

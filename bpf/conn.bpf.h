@@ -20,6 +20,7 @@ static __always_inline void capture_closer(struct tt_conn *conn)
 		return;
 	conn->closer_pid = task_tgid(task);
 	read_comm(task, conn->closer_comm);
+	/* As in still_selected(). */
 	if (filters_processes() && !tt_config.owns_maps && conn->closer_pid != conn->owner.pid) {
 		struct tt_process closer = {};
 

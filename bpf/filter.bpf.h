@@ -16,8 +16,9 @@ static __always_inline bool is_of_other_family(struct sock *sk)
 }
 
 /*
- * Whether it is a TCP socket that may be asked for. Others use the states of TCP, but only stream sockets of the internet's families
- * report them under its protocol. What is followed needs no such question, and most of the rest is left before it.
+ * Whether it is a TCP socket that somebody may ask for. Others use the states of TCP, but only stream sockets of the internet's
+ * families report them under its protocol. A socket with an entry in the table, which its cookie proves to be its own, needs no
+ * such question, and most of the rest is left before it.
  */
 static __always_inline bool is_candidate(struct sock *sk)
 {
@@ -87,8 +88,8 @@ static __always_inline __u64 short_mntns(__u32 mntns)
 }
 
 /*
- * What is remembered, where nobody else edits the maps. The generation is read before the maps are: it is not newer than what they hold, but where a processor
- * reads ahead. The reader goes through the maps now and then, which heals that.
+ * What is remembered, where nobody else edits the maps. The generation is read before the maps are: it is not newer than what
+ * they hold, but where a processor reads ahead. The reader goes through the maps now and then, which heals that.
  */
 static __always_inline enum tt_verdict recall(struct tt_question *question, __u64 cgroup,
 					      __u64 mntns)
@@ -168,7 +169,8 @@ static __always_inline bool selected(const struct tt_process *process)
 
 /*
  * Asked for each event of a connection that is followed, because the maps may be edited while tracing. Where the reader alone
- * does that, what is followed is of whom it has selected, and it looks at each event once more.
+ * does that, what is followed is of whom it had selected when it began, and passes until its end, also if that has changed since:
+ * the reader hands an event only to those who want it.
  */
 static __always_inline bool still_selected(const struct tt_process *process)
 {

@@ -117,14 +117,16 @@ static __always_inline void seed_connection(struct task_struct *task, struct soc
 	struct tt_memory *memory = NULL;
 	struct tt_event event = {};
 
-	if (tt_config.cookies && is_stream_of(sk, IPPROTO_TCP)) {
+	bool has_cookie = tt_config.cookies && is_stream_of(sk, IPPROTO_TCP);
+
+	if (has_cookie)
 		memory = memory_of(sk);
-		/* Sockets that nobody asks about get no cookie: those without one are left early. */
-		if (!memory && !is_wanted(task))
-			return;
-		/* Makes it, to be found below. */
+	/* Sockets that nobody asks about get no id: those without a cookie are left early. */
+	if (!memory && !is_wanted(task))
+		return;
+	/* Makes the cookie, to be found below. */
+	if (has_cookie)
 		bpf_get_socket_cookie(sk);
-	}
 	sk = tcp_part_of(sk);
 	if (!sk)
 		return;

@@ -57,11 +57,12 @@ static __always_inline __u64 probed_key_of(struct sock *sk)
 /* What the compiler knows of the variable, it forgets. */
 #define forget(var) asm volatile("" : "+r"(var))
 
-/* Set before a connection is followed that has another id than its socket's cookie. The reader does where programs have no cookies. */
+/*
+ * Set before a connection is followed that has another id than its socket's cookie. Where programs cannot ask for cookies, the
+ * reader sets it at the start.
+ */
 volatile __u32 tt_cookieless = 0;
 
-/* The compiler keeps the order of what is written before and after, as the processor does. */
-#define keep_order() asm volatile("" ::: "memory")
 
 /* Where a key is looked for. To find that takes as long as to look. */
 struct tt_place {
@@ -133,7 +134,7 @@ static __always_inline void release(struct tt_slot *slot)
 	slot->tail = 0;
 	slot->key = 0;
 	keep_order();
-	__sync_fetch_and_add(&slot->claims, -1);
+	add_to(&slot->claims, -1);
 }
 
 /* Whether the slot is the caller's now. */
@@ -141,10 +142,10 @@ static __always_inline bool claim(struct tt_slot *slot)
 {
 	if (read_once(slot->claims))
 		return false;
-	__sync_fetch_and_add(&slot->claims, 1);
+	add_to(&slot->claims, 1);
 	if (read_once(slot->claims) == 1)
 		return true;
-	__sync_fetch_and_add(&slot->claims, -1);
+	add_to(&slot->claims, -1);
 	return false;
 }
 
@@ -209,7 +210,7 @@ static __always_inline int end_conn(const struct tt_entry *entry, const struct t
 		keep_order();
 		slot->key = key;
 		/* Seen by others before the look at theirs. */
-		__sync_fetch_and_add(&slot->claims, nothing);
+		add_to(&slot->claims, nothing);
 		if (!is_second(set, key, slot))
 			return 0;
 		release(slot);
@@ -218,7 +219,7 @@ static __always_inline int end_conn(const struct tt_entry *entry, const struct t
 	/* An int: before 6.4 the upper half of the result is not set. */
 	error = bpf_map_update_elem(&conns, &key, spare, BPF_NOEXIST);
 	if (!error && set)
-		__sync_fetch_and_add(&set->spilled, 1);
+		add_to(&set->spilled, 1);
 	return error;
 }
 
@@ -255,7 +256,7 @@ static __always_inline void delete_at(struct tt_place place)
 			return;
 	}
 	if (!(int)bpf_map_delete_elem(&conns, &key) && set)
-		__sync_fetch_and_add(&set->spilled, -1);
+		add_to(&set->spilled, -1);
 }
 
 static __always_inline void delete_conn(__u64 key)

@@ -27,7 +27,6 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-
 /* again: from the second of two programs, which may see what the first has handled. */
 static __always_inline int on_transition(struct sock *sk, int from, int to, bool again)
 {

@@ -71,7 +71,7 @@ impl Waiting {
         Some(self.0.remove(at).command)
     }
 
-    /// Answers all that there will be no hooks.
+    /// Tells all of them that the hooks cannot be attached.
     pub fn refuse(&mut self, why: &str) {
         for waiter in mem::take(&mut self.0) {
             let why = CannotAttach(why.into());
