@@ -16,7 +16,7 @@ fn main() {
         .source(SOURCE)
         .clang_args([
             "-Ibpf",
-            "-mcpu=v3",
+            "-mcpu=v2",
             "-Wall",
             "-Wextra",
             "-Wno-unused-parameter",

@@ -33,13 +33,12 @@ static __always_inline int on_transition(struct sock *sk, int from, int to, bool
 	/* Nothing follows from these. */
 	if (to == BPF_TCP_SYN_RECV || to == BPF_TCP_FIN_WAIT2)
 		return 0;
-	/* Its cookie cannot tell what is followed. */
-	if (!tt_config.cookies && !is_candidate(sk))
+	/* Others use the states of TCP, but only stream sockets of the internet's families report them under its protocol. */
+	if (sk->sk_protocol != IPPROTO_TCP || is_elsewhere(sk))
 		return 0;
 	switch (to) {
 	case BPF_TCP_SYN_SENT:
-		if (is_candidate(sk))
-			on_syn_sent(sk, again);
+		on_syn_sent(sk, again);
 		break;
 	case BPF_TCP_ESTABLISHED:
 		on_established(sk, from);
@@ -52,13 +51,13 @@ static __always_inline int on_transition(struct sock *sk, int from, int to, bool
 		on_remote_fin(sk);
 		break;
 	case BPF_TCP_CLOSE:
-		if (from == BPF_TCP_LISTEN && !again && is_candidate(sk))
+		if (from == BPF_TCP_LISTEN && !again)
 			remove_listener(sk);
 		else if (from != BPF_TCP_LISTEN && from != BPF_TCP_CLOSE)
 			on_closed(sk, from, again);
 		break;
 	case BPF_TCP_LISTEN:
-		if (!again && is_candidate(sk))
+		if (!again)
 			add_listener(current_task(), sk);
 		break;
 	}
