@@ -9,7 +9,7 @@ use crate::agent::Agent;
 use crate::allocations::{Allocations, Counter};
 use crate::load::{EVENTS, Load};
 use crate::node::LOADED;
-use crate::printer::{Keep, Printer};
+use crate::printer::{Keep, Printer, SETTLE};
 use crate::proxy::Proxy;
 use crate::stage::Stage;
 use crate::syscalls::SystemCalls;
@@ -19,9 +19,6 @@ const WARM_UP: Duration = Duration::from_millis(500);
 
 /// Load that is counted.
 const SLICE: Duration = Duration::from_secs(1);
-
-/// After which everything has been printed.
-const SETTLE: Duration = Duration::from_millis(300);
 
 pub fn measure(stage: &mut Stage) -> Result<()> {
     let allocations = Allocations::new()?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use crate::agent::Agent;
 use crate::latency::{self, Latency, Percentiles};
 use crate::node::LOADED;
-use crate::printer::{Keep, Printer};
+use crate::printer::{Keep, Printer, SETTLE};
 use crate::stage::Stage;
 use crate::targets::Targets;
 
@@ -17,9 +17,6 @@ pub const SPARSE: (u32, Duration) = (150, Duration::from_millis(20));
 
 /// How long the load runs as fast as it can.
 const SATURATED: Duration = Duration::from_secs(1);
-
-/// After which everything has been printed.
-const SETTLE: Duration = Duration::from_millis(300);
 
 /// Most that half of the isolated events may take to the plugin's output, in milliseconds.
 const PLUGIN_MS: f64 = 0.25;

@@ -23,6 +23,9 @@ use crate::tied::{self, Tied};
 /// How long it may take to print its first event.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// After the load has stopped, all of its events have been printed. What is counted afterwards fails if one is missing.
+pub const SETTLE: Duration = Duration::from_millis(300);
+
 /// Room for as much as a pipe holds.
 const ROOM: usize = 64 * 1024;
 
@@ -46,6 +49,7 @@ pub struct Printer {
     /// What it says of itself, to be read as long as it runs.
     complaints: Lines,
     lines: Arc<AtomicU64>,
+    /// The reader adds to it, and whoever measures takes out what has come.
     chunks: Arc<Mutex<Vec<Chunk>>>,
     reader: JoinHandle<()>,
 }

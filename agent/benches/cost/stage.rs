@@ -45,7 +45,7 @@ impl Stage {
         Agent::start(&self.node, self.tool_cpu, None)
     }
 
-    /// So many plugins that show a namespace, all of which the agent serves by now. There is none before.
+    /// Starts so many plugins that show a namespace, and waits until the agent serves all of them. The agent must have no subscriber yet.
     pub fn plugins(
         &self,
         count: u32,

@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::agent::Agent;
 use crate::load::EVENTS;
 use crate::node::LOADED;
-use crate::printer::Keep;
+use crate::printer::{Keep, SETTLE};
 use crate::stage::Stage;
 use crate::stats::median;
 use crate::targets::Targets;
@@ -20,9 +20,6 @@ const FURTHER: u32 = 10;
 const ROUNDS: usize = 5;
 
 const SLICE: Duration = Duration::from_millis(500);
-
-/// For the agent to come to rest.
-const SETTLE: Duration = Duration::from_millis(300);
 
 /// Most that the agent may take for an event and a further subscriber, in nanoseconds.
 const FURTHER_NS: f64 = 100.0;

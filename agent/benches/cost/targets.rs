@@ -15,7 +15,7 @@ impl Targets {
         self.add(what, &format!("≥ {limit} {unit}"), value, limit - value);
     }
 
-    /// Nothing can be told from noise.
+    /// Met if the confidence interval does not lie above zero.
     pub fn nothing(&mut self, what: &str, value: Estimate, unit: &str) {
         self.add(
             what,

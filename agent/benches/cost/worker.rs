@@ -1,5 +1,5 @@
-//! This binary again, as a process of its own, so that its CPU time can be told apart. It takes orders on standard input and
-//! answers each, both as a line of JSON.
+//! A child process that runs this same binary, so that its CPU time is measured separately. It reads orders from standard input
+//! and answers each of them; orders and answers are lines of JSON.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write, stdin, stdout};

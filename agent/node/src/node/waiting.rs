@@ -12,7 +12,7 @@ use crate::filter::Matcher;
 pub struct Waiting(Vec<Waiter>);
 
 struct Waiter {
-    /// The hooks that it takes.
+    /// The hooks that the command requires.
     demand: Demand,
     /// As of so many growths of the filter maps, what is open has to be followed.
     growths: u64,
@@ -20,7 +20,7 @@ struct Waiter {
 }
 
 impl Waiting {
-    /// One that takes these hooks.
+    /// Adds a command that requires these hooks.
     pub fn push(&mut self, demand: Demand, command: Command) {
         self.0.push(Waiter {
             demand,
