@@ -74,7 +74,7 @@ lint: ## check format, imports, dependencies, protocol, workflows, lints, and th
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	@for arch in x86 arm64; do \
 		echo "clang -D__TARGET_ARCH_$$arch bpf/tcptracer.bpf.c"; \
-		clang -g -O2 -mcpu=v2 -target bpf -D__TARGET_ARCH_$$arch -Wall -Wextra \
+		clang -g -O2 -mcpu=v3 -target bpf -D__TARGET_ARCH_$$arch -Wall -Wextra \
 			-Wno-unused-parameter -Werror -fsyntax-only bpf/tcptracer.bpf.c || exit; \
 	done
 	rustup target add $(ARM64)

@@ -16,7 +16,7 @@ fn main() {
         .source(SOURCE)
         .clang_args([
             "-Ibpf",
-            "-mcpu=v2",
+            "-mcpu=v3",
             "-Wall",
             "-Wextra",
             "-Wno-unused-parameter",

@@ -20,7 +20,8 @@ static __always_inline void capture_closer(struct tt_conn *conn)
 		return;
 	conn->closer_pid = task_tgid(task);
 	read_comm(task, conn->closer_comm);
-	if (filters_processes() && conn->closer_pid != conn->owner.pid) {
+	/* As in still_selected(). */
+	if (filters_processes() && !tt_config.owns_maps && conn->closer_pid != conn->owner.pid) {
 		struct tt_process closer = {};
 
 		read_process(task, &closer);
@@ -61,32 +62,37 @@ static __always_inline bool belongs(struct tt_conn *conn, __u64 cookie, __be16 p
 	return conn->cookie == cookie;
 }
 
-/* The connection of a socket with this cookie, or NULL: then the table has nothing at its address. */
-static __always_inline struct tt_conn *find_with(struct sock *sk, __u64 cookie)
+static __always_inline struct tt_place place_of_sock(struct sock *sk)
 {
-	__u64 key = key_of(sk);
-	struct tt_conn *conn = lookup_conn(key);
+	return place_of(key_of(sk));
+}
 
-	if (!conn || belongs(conn, cookie, sk->__sk_common.skc_dport))
+/* The connection of a socket, or NULL: then the table has nothing at its address. */
+static __always_inline struct tt_conn *find_at(struct tt_place place, struct sock *sk)
+{
+	struct tt_conn *conn = lookup_at(place);
+
+	if (!conn || belongs(conn, sk->__sk_common.skc_cookie.counter, sk->__sk_common.skc_dport))
 		return conn;
-	retire(conn, key);
+	retire(conn, place.key);
 	return NULL;
 }
 
 static __always_inline struct tt_conn *find_or_retire(struct sock *sk)
 {
-	return find_with(sk, sk->__sk_common.skc_cookie.counter);
+	return find_at(place_of_sock(sk), sk);
+}
+
+/* A socket gets its cookie when it is first followed: this one may have been. */
+static __always_inline bool may_be_followed(struct sock *sk)
+{
+	return sk->__sk_common.skc_cookie.counter || tt_cookieless;
 }
 
 /* The connection of this socket, or NULL. */
 static __always_inline struct tt_conn *find(struct sock *sk)
 {
-	__u64 cookie = sk->__sk_common.skc_cookie.counter;
-
-	/* A socket gets its cookie when it is first followed. */
-	if (tt_config.cookies && !cookie && !tt_cookieless)
-		return NULL;
-	return find_with(sk, cookie);
+	return may_be_followed(sk) ? find_or_retire(sk) : NULL;
 }
 
 static __always_inline void report_opened(struct tt_conn *conn, __u64 time)
@@ -142,10 +148,9 @@ static __always_inline void heal_accept(struct tt_conn *conn, bool current_close
  * What the table has of the socket before it connects, if anything, makes room. How often it had tried to connect before; false
  * if that is what `again` is about.
  */
-static __always_inline bool begin_life(struct sock *sk, __u64 key, __u64 *id, __u16 *life,
-				       bool again)
+static __always_inline bool begin_life(struct tt_place place, __u64 *id, __u16 *life, bool again)
 {
-	struct tt_conn *old = lookup_conn(key);
+	struct tt_conn *old = lookup_at(place);
 
 	if (!old)
 		return true;
@@ -157,29 +162,28 @@ static __always_inline bool begin_life(struct sock *sk, __u64 key, __u64 *id, __
 			return false;
 		*life = old->life + 1;
 	}
-	retire(old, key);
+	retire(old, place.key);
 	return true;
 }
 
-/* CLOSE -> SYN_SENT, in the connecting process. The source port is not chosen yet. */
-static __noinline void on_syn_sent(struct sock *sk, bool again)
+static __noinline void add_connecting(struct sock *sk, bool again)
 {
 	struct task_struct *task = current_task();
-	__u64 key = key_of(sk), id;
 	struct tt_memory *memory;
+	struct tt_place place;
 	struct tt_entry entry;
 	struct tt_conn spare, *conn;
 	__u16 life = 0;
+	__u64 id;
 
-	if (is_of_other_family(sk) || !is_wanted(task))
-		return;
 	id = make_id(sk);
 	memory = memory_of(sk);
 	if (memory)
 		life = memory->conn.life + 1;
-	if (!begin_life(sk, key, &id, &life, again))
+	place = place_of_sock(sk);
+	if (!begin_life(place, &id, &life, again))
 		return;
-	conn = begin_conn(&entry, key, &spare);
+	conn = begin_conn(&entry, place, &spare);
 	conn->family = sk->__sk_common.skc_family;
 	conn->netns = netns_of(sk);
 	conn->cookie = id;
@@ -194,6 +198,13 @@ static __noinline void on_syn_sent(struct sock *sk, bool again)
 		count(TT_MAP_FULL);
 }
 
+/* CLOSE -> SYN_SENT, in the connecting process. The source port is not chosen yet. */
+static __always_inline void on_syn_sent(struct sock *sk, bool again)
+{
+	if (!is_of_other_family(sk) && is_wanted(current_task()))
+		add_connecting(sk, again);
+}
+
 /* As on_syn_sent(), of a socket that has changed its state: that may have gone unseen. */
 static __always_inline void on_connecting(struct sock *sk)
 {
@@ -203,21 +214,18 @@ static __always_inline void on_connecting(struct sock *sk)
 		on_syn_sent(sk, true);
 }
 
-/*
- * SYN_RECV -> ESTABLISHED: it did not connect, so it is for somebody to accept. Returns the connection if it has an entry already:
- * an accept has been faster.
- */
+/* Returns the connection if it has an entry already: an accept has been faster. */
 static __noinline struct tt_conn *add_passive(struct sock *sk)
 {
 	struct tt_conn spare, *conn;
+	struct tt_place place;
 	struct tt_entry entry;
 
-	if (is_of_other_family(sk) || !may_be_wanted(sk))
-		return NULL;
-	conn = find_or_retire(sk);
+	place = place_of_sock(sk);
+	conn = find_at(place, sk);
 	if (conn)
 		return conn;
-	conn = begin_conn(&entry, key_of(sk), &spare);
+	conn = begin_conn(&entry, place, &spare);
 	conn->netns = netns_of(sk);
 	conn->cookie = make_id(sk);
 	conn->t_established = bpf_ktime_get_ns();
@@ -236,8 +244,6 @@ static __noinline void add_active(struct sock *sk)
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	struct tt_conn conn = {};
 
-	if (is_of_other_family(sk))
-		return;
 	conn.netns = netns_of(sk);
 	conn.cookie = make_id(sk);
 	conn.t_established = bpf_ktime_get_ns();
@@ -253,10 +259,13 @@ static __always_inline void on_established(struct sock *sk, int from)
 {
 	struct tt_conn *conn = find(sk);
 
-	if (!conn && from == BPF_TCP_SYN_RECV)
-		conn = add_passive(sk);
-	else if (!conn && !tt_config.owns_maps)
-		add_active(sk);
+	if (!conn && is_candidate(sk) && !is_of_other_family(sk)) {
+		/* One that did not connect is for somebody to accept. */
+		if (from == BPF_TCP_SYN_RECV)
+			conn = may_be_wanted(sk) ? add_passive(sk) : NULL;
+		else if (!tt_config.owns_maps)
+			add_active(sk);
+	}
 	if (!conn || conn->opened || conn->t_established)
 		return;
 	/* A client, or a TFO child that was accepted before the handshake was over. */
@@ -406,12 +415,16 @@ static __always_inline void on_failed(struct tt_conn *conn, struct sock *sk)
 /* -> CLOSE. The error is already set; the counters are final, the tuple may go next. */
 static __always_inline void on_closed(struct sock *sk, int from, bool again)
 {
-	struct tt_conn *conn = find(sk);
-	__u64 key = key_of(sk);
+	struct tt_place place;
+	struct tt_conn *conn = NULL;
 	bool current_acts, lost;
 	__u8 broken;
 	int error;
 
+	if (may_be_followed(sk)) {
+		place = place_of_sock(sk);
+		conn = find_at(place, sk);
+	}
 	if (!conn) {
 		if (!again && (from == BPF_TCP_ESTABLISHED || from == BPF_TCP_CLOSE_WAIT))
 			count_untracked(sk);
@@ -458,15 +471,19 @@ static __always_inline void on_closed(struct sock *sk, int from, bool again)
 	}
 	/* A socket that a process still holds may connect again: tcp_destroy_sock ends it. */
 	if (conn->reported && has_flag(sk, SOCK_DEAD_BIT))
-		delete_conn(key);
+		delete_at(place);
 }
 
 /* The socket goes away: report what was missed until now. */
 static __always_inline void on_destroyed(struct sock *sk)
 {
-	struct tt_conn *conn = find(sk);
-	__u64 key = key_of(sk);
+	struct tt_place place;
+	struct tt_conn *conn;
 
+	if (!may_be_followed(sk))
+		return;
+	place = place_of_sock(sk);
+	conn = find_at(place, sk);
 	if (!conn)
 		return;
 	if (!conn->closed) {
@@ -502,7 +519,7 @@ static __always_inline void on_destroyed(struct sock *sk)
 		heal_accept(conn, false);
 	if (conn->opened && !conn->reported)
 		report_closed(conn, sk);
-	delete_conn(key);
+	delete_at(place);
 }
 
 #endif

@@ -83,7 +83,7 @@ static __noinline void emit_opened(struct tt_conn *conn, __u8 type, __u64 time)
 {
 	struct tt_event *event;
 
-	if (!conn || !selected(&conn->owner))
+	if (!conn || !still_selected(&conn->owner))
 		return;
 	event = begin_event(type, conn, time);
 	if (event)
@@ -95,7 +95,7 @@ static __always_inline void emit_ended(struct tt_conn *conn, __u8 type, struct s
 {
 	struct tt_event *event;
 
-	if (!conn->closer_selected && !selected(&conn->owner))
+	if (!conn->closer_selected && !still_selected(&conn->owner))
 		return;
 	event = begin_event(type, conn, conn->t_closed);
 	if (!event)

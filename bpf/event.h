@@ -88,7 +88,7 @@ struct tt_conn {
 	__u8 closed;   /* the socket has reached TCP_CLOSE */
 	__u8 reported; /* the end has been reported */
 	__u8 grafted;  /* reached TCP_CLOSE while a file referred to it */
-	__u8 closer_selected; /* the closer passes the filters, whatever the owner does */
+	__u8 closer_selected; /* the closer passes the filters that others edit, whatever the owner does */
 	__u8 error_inferred; /* error was gone, and was concluded from what stays */
 	__u8 pad[3];
 };

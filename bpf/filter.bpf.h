@@ -15,6 +15,16 @@ static __always_inline bool is_of_other_family(struct sock *sk)
 	return tt_config.family && sk->__sk_common.skc_family != tt_config.family;
 }
 
+/*
+ * Whether it is a TCP socket that somebody may ask for. Others use the states of TCP, but only stream sockets of the internet's
+ * families report them under its protocol. A socket with an entry in the table, which its cookie proves to be its own, needs no
+ * such question, and most of the rest is left before it.
+ */
+static __always_inline bool is_candidate(struct sock *sk)
+{
+	return sk->sk_protocol == IPPROTO_TCP && !is_elsewhere(sk);
+}
+
 /* Filters by what a socket is from its start: no state is kept for others. */
 static __always_inline bool follows(__u16 family, __u32 netns)
 {
@@ -78,8 +88,8 @@ static __always_inline __u64 short_mntns(__u32 mntns)
 }
 
 /*
- * What is remembered. The generation is read before the maps are: it is not newer than what they hold, but where a processor
- * reads ahead. The reader goes through the maps now and then, which heals that.
+ * What is remembered, where nobody else edits the maps. The generation is read before the maps are: it is not newer than what
+ * they hold, but where a processor reads ahead. The reader goes through the maps now and then, which heals that.
  */
 static __always_inline enum tt_verdict recall(struct tt_question *question, __u64 cgroup,
 					      __u64 mntns)
@@ -89,7 +99,7 @@ static __always_inline enum tt_verdict recall(struct tt_question *question, __u6
 
 	question->kept = NULL;
 	/* There are hardly ever ids of more bits. */
-	if (!tt_config.owns_maps || cgroup >> 27 || mntns >> 20)
+	if (cgroup >> 27 || mntns >> 20)
 		return TT_UNSETTLED;
 	question->asked = cgroup << 37 | mntns << 17 |
 			  (read_once(tt_generation.changes) & 0xffff) << 1;
@@ -152,10 +162,19 @@ static __always_inline bool passes(const struct tt_process *process, struct task
 	return settle(&question, passes, settled) == TT_SELECTED;
 }
 
-/* Asked for each event, because the maps may be edited while tracing. */
 static __always_inline bool selected(const struct tt_process *process)
 {
 	return passes(process, NULL);
+}
+
+/*
+ * Asked for each event of a connection that is followed, because the maps may be edited while tracing. Where the reader alone
+ * does that, what is followed is of whom it had selected when it began, and passes until its end, also if that has changed since:
+ * the reader hands an event only to those who want it.
+ */
+static __always_inline bool still_selected(const struct tt_process *process)
+{
+	return tt_config.owns_maps || selected(process);
 }
 
 static __always_inline bool filters_processes(void)

@@ -28,7 +28,7 @@ static __always_inline void add_listener(struct task_struct *task, struct sock *
 	struct tt_listener listener = {};
 
 	if (known) {
-		__sync_fetch_and_add(&known->sockets, 1);
+		add_to(&known->sockets, 1);
 		if (known->owner.pid != task_tgid(task))
 			known->shared = 1;
 		return;
@@ -45,7 +45,7 @@ static __always_inline void remove_listener(struct sock *sk)
 
 	if (!known)
 		return;
-	__sync_fetch_and_add(&known->sockets, -1);
+	add_to(&known->sockets, -1);
 	if (!known->sockets)
 		bpf_map_delete_elem(&listeners, &port);
 }

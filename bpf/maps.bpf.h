@@ -111,13 +111,27 @@ struct {
 	__type(value, __u8);
 } seen_listeners SEC(".maps");
 
+/* The compiler keeps the order of what is written before and after, as the processor does. */
+#define keep_order() asm volatile("" ::: "memory")
+
+/*
+ * An atomic addition, by the instruction that all kernels have. Newer compilers take it only if no order is asked for; else
+ * another one, which also returns what was there before, and which kernels have from 5.12 on.
+ */
+#define add_to(pointer, number)                                                                    \
+	do {                                                                                       \
+		keep_order();                                                                      \
+		(void)__atomic_fetch_add(pointer, number, __ATOMIC_RELAXED);                       \
+		keep_order();                                                                      \
+	} while (0)
+
 /* Atomic: softirq may interrupt the addition on the same CPU. */
 static __always_inline void count(__u32 what)
 {
 	__u64 *n = bpf_map_lookup_elem(&counters, &what);
 
 	if (n)
-		__sync_fetch_and_add(n, 1);
+		add_to(n, 1);
 }
 
 #endif

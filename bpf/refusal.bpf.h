@@ -62,7 +62,8 @@ static __noinline void report_refusal(struct sock *sk, __u64 since, const struct
 	struct tt_conn conn = {}, *known;
 	__u64 key = probed_key_of(sk);
 
-	if (!to)
+	/* Its socket need not be followed, so that nobody has asked before whose it is. */
+	if (!to || !is_wanted(current_task()))
 		return;
 	known = lookup_conn(key);
 	conn.family = BPF_CORE_READ(sk, __sk_common.skc_family);

@@ -117,11 +117,16 @@ static __always_inline void seed_connection(struct task_struct *task, struct soc
 	struct tt_memory *memory = NULL;
 	struct tt_event event = {};
 
-	/* Makes the cookie, which is found below. */
-	if (tt_config.cookies && is_stream_of(sk, IPPROTO_TCP)) {
-		bpf_get_socket_cookie(sk);
+	bool has_cookie = tt_config.cookies && is_stream_of(sk, IPPROTO_TCP);
+
+	if (has_cookie)
 		memory = memory_of(sk);
-	}
+	/* Sockets that nobody asks about get no id: those without a cookie are left early. */
+	if (!memory && !is_wanted(task))
+		return;
+	/* Makes the cookie, to be found below. */
+	if (has_cookie)
+		bpf_get_socket_cookie(sk);
 	sk = tcp_part_of(sk);
 	if (!sk)
 		return;
@@ -138,12 +143,12 @@ static __always_inline void seed_connection(struct task_struct *task, struct soc
 static __always_inline void remember(struct sock *sk)
 {
 	struct tt_memory *memory;
-	__u64 key = probed_key_of(sk), cookie;
 	struct tt_conn *conn;
+	__u64 cookie;
 
 	if (!tt_config.remembers || !is_stream_of(sk, IPPROTO_TCP))
 		return;
-	conn = lookup_conn(key);
+	conn = conn_of(sk);
 	cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
 	if (!conn || !belongs(conn, cookie, BPF_CORE_READ(sk, __sk_common.skc_dport)))
 		return;

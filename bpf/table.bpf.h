@@ -57,18 +57,29 @@ static __always_inline __u64 probed_key_of(struct sock *sk)
 /* What the compiler knows of the variable, it forgets. */
 #define forget(var) asm volatile("" : "+r"(var))
 
-/* Set before a connection is followed that has another id than its socket's cookie, although programs may ask for that. */
+/*
+ * Set before a connection is followed that has another id than its socket's cookie. Where programs cannot ask for cookies, the
+ * reader sets it at the start.
+ */
 volatile __u32 tt_cookieless = 0;
 
-/* The compiler keeps the order of what is written before and after, as the processor does. */
-#define keep_order() asm volatile("" ::: "memory")
 
-static __always_inline struct tt_set *set_of(__u64 key)
+/* Where a key is looked for. To find that takes as long as to look. */
+struct tt_place {
+	__u64 key;
+	struct tt_set *set; /* or NULL: the table has none */
+};
+
+static __always_inline struct tt_place place_of(__u64 key)
 {
 	/* Fibonacci hashing. */
-	__u32 place = key * 0x9e3779b97f4a7c15ULL >> 32 & tt_config.set_mask;
+	__u32 number = key * 0x9e3779b97f4a7c15ULL >> 32 & tt_config.set_mask;
+	struct tt_place place = {
+		.key = key,
+		.set = tt_config.has_sets ? bpf_map_lookup_elem(&sets, &number) : NULL,
+	};
 
-	return tt_config.has_sets ? bpf_map_lookup_elem(&sets, &place) : NULL;
+	return place;
 }
 
 /*
@@ -97,9 +108,10 @@ static __always_inline struct tt_slot *slot_of(struct tt_set *set, __u64 key)
 	return slot_at(set, way, key);
 }
 
-static __always_inline struct tt_conn *lookup_conn(__u64 key)
+static __always_inline struct tt_conn *lookup_at(struct tt_place place)
 {
-	struct tt_set *set = set_of(key);
+	struct tt_set *set = place.set;
+	__u64 key = place.key;
 
 	if (set) {
 		struct tt_slot *slot = slot_of(set, key);
@@ -112,12 +124,17 @@ static __always_inline struct tt_conn *lookup_conn(__u64 key)
 	return bpf_map_lookup_elem(&conns, &key);
 }
 
+static __always_inline struct tt_conn *lookup_conn(__u64 key)
+{
+	return lookup_at(place_of(key));
+}
+
 static __always_inline void release(struct tt_slot *slot)
 {
 	slot->tail = 0;
 	slot->key = 0;
 	keep_order();
-	__sync_fetch_and_add(&slot->claims, -1);
+	add_to(&slot->claims, -1);
 }
 
 /* Whether the slot is the caller's now. */
@@ -125,10 +142,10 @@ static __always_inline bool claim(struct tt_slot *slot)
 {
 	if (read_once(slot->claims))
 		return false;
-	__sync_fetch_and_add(&slot->claims, 1);
+	add_to(&slot->claims, 1);
 	if (read_once(slot->claims) == 1)
 		return true;
-	__sync_fetch_and_add(&slot->claims, -1);
+	add_to(&slot->claims, -1);
 	return false;
 }
 
@@ -143,38 +160,38 @@ static __always_inline bool is_second(struct tt_set *set, __u64 key, const struc
 
 /* A connection on its way into the table. */
 struct tt_entry {
-	__u64 key;
-	struct tt_set *set;
+	struct tt_place place;
 	struct tt_slot *slot; /* the caller's, or NULL: there is no room in the set */
 };
 
 /* Takes a slot for a key that the table does not have, if there is one. */
-static __always_inline void claim_slot(struct tt_entry *entry, __u64 key)
+static __always_inline void claim_slot(struct tt_entry *entry, struct tt_place place)
 {
-	entry->key = key;
-	entry->set = set_of(key);
+	entry->place = place;
 	entry->slot = NULL;
-	if (entry->set) {
+	if (place.set) {
 		__u64 way;
 
 #pragma unroll
 		for (way = 0; way < TT_WAYS; way++)
-			if (claim(&entry->set->slots[way]))
+			if (claim(&place.set->slots[way]))
 				break;
 		forget(way);
 		if (way < TT_WAYS)
-			entry->slot = slot_at(entry->set, way, key);
+			entry->slot = slot_at(place.set, way, place.key);
 	}
 }
 
 /* Where to make a connection that the table does not have: in a slot if there is one, or else in `spare`. It is empty. */
-static __always_inline struct tt_conn *begin_conn(struct tt_entry *entry, __u64 key,
+static __always_inline struct tt_conn *begin_conn(struct tt_entry *entry, struct tt_place place,
 						  struct tt_conn *spare)
 {
 	struct tt_conn *conn;
 
-	claim_slot(entry, key);
+	claim_slot(entry, place);
 	conn = entry->slot ? &entry->slot->conn : spare;
+	/* Or the compiler would choose anew for each field. */
+	forget(conn);
 	__builtin_memset(conn, 0, sizeof(*conn));
 	return conn;
 }
@@ -183,7 +200,8 @@ static __always_inline struct tt_conn *begin_conn(struct tt_entry *entry, __u64 
 static __always_inline int end_conn(const struct tt_entry *entry, const struct tt_conn *spare)
 {
 	struct tt_slot *slot = entry->slot;
-	__u64 key = entry->key, nothing = 0;
+	struct tt_set *set = entry->place.set;
+	__u64 key = entry->place.key, nothing = 0;
 	int error;
 
 	forget(nothing);
@@ -192,35 +210,37 @@ static __always_inline int end_conn(const struct tt_entry *entry, const struct t
 		keep_order();
 		slot->key = key;
 		/* Seen by others before the look at theirs. */
-		__sync_fetch_and_add(&slot->claims, nothing);
-		if (!is_second(entry->set, key, slot))
+		add_to(&slot->claims, nothing);
+		if (!is_second(set, key, slot))
 			return 0;
 		release(slot);
 		return -EEXIST;
 	}
 	/* An int: before 6.4 the upper half of the result is not set. */
 	error = bpf_map_update_elem(&conns, &key, spare, BPF_NOEXIST);
-	if (!error && entry->set)
-		__sync_fetch_and_add(&entry->set->spilled, 1);
+	if (!error && set)
+		add_to(&set->spilled, 1);
 	return error;
 }
 
 /* As end_conn(). */
 static __noinline int insert_conn(__u64 key, const struct tt_conn *conn)
 {
+	struct tt_place place = place_of(key);
 	struct tt_entry entry;
 
-	if (lookup_conn(key))
+	if (lookup_at(place))
 		return -EEXIST;
-	claim_slot(&entry, key);
+	claim_slot(&entry, place);
 	if (entry.slot)
 		entry.slot->conn = *conn;
 	return end_conn(&entry, conn);
 }
 
-static __always_inline void delete_conn(__u64 key)
+static __always_inline void delete_at(struct tt_place place)
 {
-	struct tt_set *set = set_of(key);
+	struct tt_set *set = place.set;
+	__u64 key = place.key;
 
 	if (set) {
 		bool found = false;
@@ -236,7 +256,12 @@ static __always_inline void delete_conn(__u64 key)
 			return;
 	}
 	if (!(int)bpf_map_delete_elem(&conns, &key) && set)
-		__sync_fetch_and_add(&set->spilled, -1);
+		add_to(&set->spilled, -1);
+}
+
+static __always_inline void delete_conn(__u64 key)
+{
+	delete_at(place_of(key));
 }
 
 #endif

@@ -33,12 +33,13 @@ static __always_inline int on_transition(struct sock *sk, int from, int to, bool
 	/* Nothing follows from these. */
 	if (to == BPF_TCP_SYN_RECV || to == BPF_TCP_FIN_WAIT2)
 		return 0;
-	/* Others use the states of TCP, but only stream sockets of the internet's families report them under its protocol. */
-	if (sk->sk_protocol != IPPROTO_TCP || is_elsewhere(sk))
+	/* Its cookie cannot tell what is followed. */
+	if (!tt_config.cookies && !is_candidate(sk))
 		return 0;
 	switch (to) {
 	case BPF_TCP_SYN_SENT:
-		on_syn_sent(sk, again);
+		if (is_candidate(sk))
+			on_syn_sent(sk, again);
 		break;
 	case BPF_TCP_ESTABLISHED:
 		on_established(sk, from);
@@ -51,13 +52,13 @@ static __always_inline int on_transition(struct sock *sk, int from, int to, bool
 		on_remote_fin(sk);
 		break;
 	case BPF_TCP_CLOSE:
-		if (from == BPF_TCP_LISTEN && !again)
+		if (from == BPF_TCP_LISTEN && !again && is_candidate(sk))
 			remove_listener(sk);
 		else if (from != BPF_TCP_LISTEN && from != BPF_TCP_CLOSE)
 			on_closed(sk, from, again);
 		break;
 	case BPF_TCP_LISTEN:
-		if (!again)
+		if (!again && is_candidate(sk))
 			add_listener(current_task(), sk);
 		break;
 	}

@@ -84,13 +84,14 @@ static __always_inline bool may_be_wanted(struct sock *sk)
  */
 static __always_inline void count_untracked(struct sock *sk)
 {
+	/* Without skipped programs, whoever is selected by the time of its connect or accept is followed. */
+	if (tt_config.owns_maps && !tt_config.skips)
+		return;
+	if (!is_candidate(sk))
+		return;
 	if (tt_config.owns_maps) {
-		enum tt_verdict verdict;
+		enum tt_verdict verdict = verdict_on_socket(sk);
 
-		/* Without skipped programs, whoever is selected by the time of its connect or accept is followed. */
-		if (!tt_config.skips)
-			return;
-		verdict = verdict_on_socket(sk);
 		/* Without the lock, any process is the current one. */
 		if (verdict == TT_FOREIGN || (verdict == TT_UNSETTLED && !is_locked(sk)) ||
 		    (is_locked(sk) && !is_wanted(current_task())))

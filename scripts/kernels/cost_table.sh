@@ -23,8 +23,10 @@ table() {
 			label["agent-idle"] = "agent, nobody subscribes"
 			label["agent-unselected"] = "agent with a subscriber, of a pod that is not selected"
 			label["agent-selected"] = "agent and plugin, selected"
-			label["agent-nested"] = "the same, two cgroups deeper"
-			label["agent-selected-of-500"] = "the same, as one of 500 containers"
+			label["agent-nested"] = "agent and plugin, two cgroups deeper"
+			label["agent-10-filters"] = "agent and plugin, which hides pods by 10 selectors"
+			label["agent-100-filters"] = "agent and plugin, beside three subscribers with 90 more selectors, who receive nothing"
+			label["agent-selected-of-500"] = "agent and plugin, one of 500 containers"
 		}
 		function grouped(n,    digits, s) {
 			digits = sprintf("%d", n < 0 ? -n : n)

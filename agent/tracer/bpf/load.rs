@@ -31,13 +31,13 @@ pub fn load<'o>(
         .open(object)
         .context("cannot open the BPF object")?;
 
+    let table = Table::of(config.max_connections);
     choose_programs(&mut skel, &plan, config);
-    set_config(&mut skel, config, &plan)?;
+    set_config(&mut skel, config, &plan, &table)?;
     skel.maps
         .events
         .set_max_entries(config.ring_bytes)
         .with_context(|| format!("cannot set the ring to {} bytes", config.ring_bytes))?;
-    let table = Table::of(config.max_connections);
     let no_room = || {
         let connections = config.max_connections;
         format!("cannot make room for {connections} connections")
@@ -144,7 +144,12 @@ fn choose_programs(skel: &mut OpenTcptracerSkel<'_>, plan: &Plan, config: &Confi
     }
 }
 
-fn set_config(skel: &mut OpenTcptracerSkel<'_>, config: &Config, plan: &Plan) -> Result<()> {
+fn set_config(
+    skel: &mut OpenTcptracerSkel<'_>,
+    config: &Config,
+    plan: &Plan,
+    table: &Table,
+) -> Result<()> {
     let filter = &config.filter;
     let rodata = skel
         .maps
@@ -165,7 +170,6 @@ fn set_config(skel: &mut OpenTcptracerSkel<'_>, config: &Config, plan: &Plan) ->
     to.failed = config.failed.into();
     to.list_existing = config.existing.into();
     to.cookies = plan.cookies.into();
-    let table = Table::of(config.max_connections);
     to.has_sets = (table.sets > 0).into();
     to.set_mask = table.sets.saturating_sub(1);
     to.hierarchy = config.cgroups.unwrap_or(0);
@@ -175,6 +179,8 @@ fn set_config(skel: &mut OpenTcptracerSkel<'_>, config: &Config, plan: &Plan) ->
     to.remembers = remembers.into();
     to.skips = (plan.connecting || plan.twice).into();
     to.own_ids = (config.on_demand.is_some() && !remembers).into();
+    let bss = skel.maps.bss_data.as_deref_mut();
+    bss.context("the BPF object has no .bss")?.tt_cookieless = (!plan.cookies).into();
     Ok(())
 }
 

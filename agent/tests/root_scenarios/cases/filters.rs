@@ -20,6 +20,7 @@ pub const CASES: &[Test] = &[
     ("cgroup_map_holds_a_slice", cgroup_map_holds_a_slice),
     ("map_edited_while_tracing", map_edited_while_tracing),
     ("nothing_is_kept_of_others", nothing_is_kept_of_others),
+    ("refusals_of_others_are_left", refusals_of_others_are_left),
     ("others_take_no_room", others_take_no_room),
     (
         "who_accepts_is_asked_and_not_who_listens",
@@ -203,8 +204,9 @@ fn nothing_is_kept_of_others() {
     actor.ask("close kept");
     let while_in = actor.address("connect-self while");
     map.delete(cgroup.id());
-    actor.ask("close while");
     tracer.changed();
+    // What is followed is so until its end.
+    actor.ask("close while");
     actor.ask("connect-self after");
     actor.ask("close after");
 
@@ -216,6 +218,34 @@ fn nothing_is_kept_of_others() {
         want(while_in),
         want(while_in).close(Local),
     ]);
+}
+
+/// Connects that fail before a SYN is sent, and after that.
+fn refusals_of_others_are_left() {
+    let netns = Netns::new();
+    let cgroup = Cgroup::new();
+    let map = Pin::holding(&[]);
+    let mut client = in_cgroup("client", &netns, &cgroup);
+    let mut filter = of(&netns);
+    filter.cgroup_map = Some(map.path().into());
+    filter.owns_maps = true;
+    let tracer = Trace::with(Config {
+        filter,
+        failed: true,
+        ..Config::default()
+    });
+    let nowhere = "203.0.113.7:80".parse().expect("an address");
+    let refused = client.address("listen l 127.0.0.1:0");
+    client.ask("close l");
+
+    assert!(client.ask_error(&format!("connect c {nowhere}")) == 101);
+    client.ask(&format!("refused 3 {refused}"));
+    tracer.grow();
+    map.insert(cgroup.id());
+    tracer.changed();
+    assert!(client.ask_error(&format!("connect c {nowhere}")) == 101);
+    client.ask("close c");
+    tracer.said_exactly(&[Want::without_a_route(&client, nowhere)]);
 }
 
 /// As many connections as find no room in the table, and none of them is in it: neither while somebody may accept them, nor
