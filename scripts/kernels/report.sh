@@ -17,6 +17,7 @@ while read -r name version; do
 			without_tracefs: (map(select(.hooks)) | last),
 			exits: map(.exit // empty),
 			suite: (map(select(.type == "suite" and .event != "started")) | first),
+			hung: (map(select(.type == "test")) | last | if .event == "started" then .name else null end),
 			tests: (map(select(.type == "test" and .event != "started")) |
 				map({key: (.name | ltrimstr("root::")), value: .}) | from_entries)
 		}' "$out/$name.console"
@@ -62,6 +63,8 @@ rows "($scenarios) | @tsv" | column -t -s $'\t'
 echo
 jq -r '.[] | .version as $v | .tests | to_entries[] | select(.value.event == "failed") |
 	"\(.key) on \($v): \(.value.stdout)"' "$out/results.json"
+
+jq -r '.[] | select(.hung) | "\(.hung) on \(.version): did not end"' "$out/results.json"
 
 stale=
 if [ -z "${KERNELS:-}${FILTER:-}" ] && ! diff -q <(grep -v '^| version' docs/compatibility.md) \

@@ -12,6 +12,8 @@ read -ra kernels <<<"${KERNELS:-5.10 6.1 6.12 6.18 7 6.12-arm64}"
 # At a time. Each has two CPUs, as has the machine on which this must end in time.
 guests=${GUESTS:-2}
 seconds=${SECONDS_PER_GUEST:-1800}
+# A guest that prints nothing for so long hangs. The longest test takes a tenth of it.
+silence=300
 here=scripts/kernels
 out=target/kernels
 
@@ -44,9 +46,20 @@ make_root() {
 	pack "$root" >"$out/$1.cpio.gz"
 }
 
+# supervise NAME PID: ends a guest that hangs. Its console says in which test.
+supervise() {
+	local console=$out/$1.console
+	while sleep 5 && kill -0 "$2" 2>/dev/null; do
+		if [ $(($(date +%s) - $(stat -c %Y "$console"))) -gt "$silence" ]; then
+			echo "kernel $1: the guest has printed nothing for $silence s" >&2
+			kill "$2"
+		fi
+	done
+}
+
 # boot NAME ARCH DIR: one guest, from power on to power off.
 boot() {
-	local name=$1 arch=$2 dir=$3 console modules=$out/$1.modules run=$filter
+	local name=$1 arch=$2 dir=$3 console modules=$out/$1.modules run=$filter guest
 	local -a qemu
 	case $arch in
 	amd64) qemu=(qemu-system-x86_64) console=ttyS0 ;;
@@ -60,7 +73,10 @@ boot() {
 		-kernel "$dir/vmlinuz" -initrd "$out/$name.initrd" \
 		-append "console=$console loglevel=1 panic=-1 FILTER=$run" \
 		-display none -serial "file:$out/$name.console" -monitor none -no-reboot -nic none -nodefaults \
-		>"$out/$name.qemu" 2>&1 || echo "kernel $name: the guest did not end by itself" >&2
+		>"$out/$name.qemu" 2>&1 &
+	guest=$!
+	supervise "$name" "$guest" &
+	wait "$guest" || echo "kernel $name: the guest did not end by itself" >&2
 	rm "$out/$name.initrd"
 }
 

@@ -153,7 +153,7 @@ impl Trace {
         Ok(())
     }
 
-    /// Waits until there are `count` events that match, as long as some keep coming, and returns them.
+    /// Waits until there are `count` events that match, as long as more of them keep coming, and returns them.
     #[track_caller]
     pub fn wait_for_all(
         &mut self,
@@ -161,12 +161,16 @@ impl Trace {
         count: usize,
         matches: impl Fn(&Event) -> bool,
     ) -> Vec<Event> {
+        let (mut most, mut deadline) = (0, Instant::now() + DEADLINE);
         loop {
             let found: Vec<_> = self.said.events.iter().filter(|e| matches(e)).collect();
             if found.len() >= count {
                 return found.into_iter().copied().collect();
             }
-            self.receive(what, Instant::now() + DEADLINE);
+            if found.len() > most {
+                (most, deadline) = (found.len(), Instant::now() + DEADLINE);
+            }
+            self.receive(what, deadline);
         }
     }
 
@@ -203,9 +207,14 @@ impl Trace {
     /// Waits for `count` events, as long as some keep coming; then stops, and takes what is said
     /// until the end.
     #[track_caller]
-    pub fn stop_after(mut self, count: usize) -> Said {
-        while self.said.events.len() < count && self.try_receive(Instant::now() + DEADLINE).is_ok()
-        {
+    pub fn stop_after(self, count: usize) -> Said {
+        self.stop_after_silence(count, DEADLINE)
+    }
+
+    /// As [`Self::stop_after`], and stops also if nothing has come for so long.
+    #[track_caller]
+    pub fn stop_after_silence(mut self, count: usize, silence: Duration) -> Said {
+        while self.said.events.len() < count && self.try_receive(Instant::now() + silence).is_ok() {
         }
         let losses = self.tracer.stop();
         let mut said = self.said;
@@ -225,20 +234,29 @@ impl Trace {
     }
 }
 
-/// Whether these are the same events, in any order; if not, which make the difference.
+/// That these are the same events, in any order.
 #[track_caller]
-pub fn same(got: impl Iterator<Item = Want>, mut wanted: Vec<Want>) {
-    let mut difference = String::new();
+pub fn same(got: impl Iterator<Item = Want>, wanted: Vec<Want>) {
+    same_but_for(0, got, wanted);
+}
+
+/// The same, except for at most so many that are missing or too many.
+#[track_caller]
+pub fn same_but_for(limit: u64, got: impl Iterator<Item = Want>, mut wanted: Vec<Want>) {
+    let mut differences = Vec::new();
     for want in got {
         match wanted.iter().position(|w| *w == want) {
             Some(at) => drop(wanted.swap_remove(at)),
-            None => difference += &format!("  extra   {want:?}\n"),
+            None => differences.push(format!("  extra   {want:?}")),
         }
     }
-    for want in wanted {
-        difference += &format!("  missing {want:?}\n");
-    }
-    assert!(difference.is_empty(), "not what happened:\n{difference}");
+    let missing = wanted.iter().map(|want| format!("  missing {want:?}"));
+    differences.extend(missing);
+    assert!(
+        differences.len() as u64 <= limit,
+        "not what happened:\n{}",
+        differences.join("\n")
+    );
 }
 
 /// Selects a network namespace.

@@ -177,7 +177,7 @@ fn set_config(
     to.owns_maps = filter.owns_maps.into();
     let remembers = plan.when(Group::Memory, config) != When::Never;
     to.remembers = remembers.into();
-    to.skips = (plan.connecting || plan.twice).into();
+    to.skips = plan.is_preempted().into();
     to.own_ids = (config.on_demand.is_some() && !remembers).into();
     let bss = skel.maps.bss_data.as_deref_mut();
     bss.context("the BPF object has no .bss")?.tt_cookieless = (!plan.cookies).into();

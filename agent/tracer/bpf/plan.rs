@@ -210,6 +210,11 @@ impl Plan {
         })
     }
 
+    /// Whether a task can be preempted inside a program, which the kernel then skips for all others on the CPU.
+    pub fn is_preempted(&self) -> bool {
+        self.connecting || self.twice
+    }
+
     /// Whether a group can be used here. The configuration says whether it is.
     pub(crate) fn uses(&self, group: Group) -> bool {
         match group {

@@ -12,7 +12,7 @@ use tcptracer_testing::{Actor, Netns, Test};
 
 use super::load::on_one_cpu;
 use crate::actors::server_and_client;
-use crate::trace::{Trace, Want};
+use crate::trace::{Trace, Want, same_but_for};
 
 pub const CASES: &[Test] = &[
     ("open_across_a_pause", open_across_a_pause),
@@ -190,12 +190,13 @@ fn attached_and_detached_under_load() {
     let mut kept = Vec::new();
     let (mut attached, mut detached) = (Vec::new(), Vec::new());
     busy.ask("start-load");
+    let of_kept = |e: &tcptracer_event::Event| [e.local, e.remote].contains(&at);
     for n in 0..PAUSES {
         let from = client.address(&format!("connect c{n} {at}"));
         server.ask(&format!("accept a{n} l"));
         kept.push(Want::connect(&client, from, at));
         kept.push(Want::accept(&server, at, from));
-        trace.wait_for_all("it is open", 2 * (n + 1), |e| e.owner.pid != busy.pid());
+        trace.flush();
         detached.push(trace.attach(Nothing));
         attached.push(trace.attach(Connections));
     }
@@ -213,8 +214,7 @@ fn attached_and_detached_under_load() {
     );
 
     let plan = trace.plan();
-    let of_kept = |e: &tcptracer_event::Event| e.owner.pid != busy.pid();
-    trace.wait_for_all("the closes", 4 * PAUSES, of_kept);
+    trace.wait_for_all("the closes", 2 * PAUSES, |e| e.kind == Close && of_kept(e));
     let said = trace.stop_after(0);
     let closes = kept.iter().map(|want| {
         let reason = if want.clone() == want.source(tcptracer_event::Source::Connect) {
@@ -228,8 +228,14 @@ fn attached_and_detached_under_load() {
         }
     });
     let wanted: Vec<_> = kept.iter().cloned().chain(closes).collect();
+    // If a task was preempted in it, the kernel may have skipped the program that sees a connect or an accept. Then one event is
+    // missing, and that of the close is another one.
+    let affected = match plan.is_preempted() {
+        true => 3 * said.losses.skipped_runs,
+        false => 0,
+    };
     let of_kept = said.events.iter().filter(|e| of_kept(e));
-    crate::trace::same(of_kept.map(Want::from), wanted);
+    same_but_for(affected, of_kept.map(Want::from), wanted);
     // Connections that were closing when the hooks came ended without having been followed.
     let Losses {
         untracked,
