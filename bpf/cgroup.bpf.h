@@ -3,6 +3,15 @@
 #ifndef TT_CGROUP_BPF_H
 #define TT_CGROUP_BPF_H
 
+/* Until the reader has looked for all cgroups, this one and those made later are undecided. */
+static __always_inline void note_lost_cgroup(__u64 id)
+{
+	if (tt_made.lost == tt_generation.healed)
+		tt_made.lost_from = id;
+	keep_order();
+	tt_made.lost++;
+}
+
 /*
  * In the same ring as the events, so that the reader learns of a cgroup before it sees a
  * connection of a process in it.
@@ -14,9 +23,13 @@ static __always_inline void report_cgroup(struct cgroup *cgroup, const char *pat
 
 	if ((__u32)cgroup->root->hierarchy_id != tt_config.hierarchy)
 		return;
+	if (change == TT_CGROUP_MADE && !tt_made.first)
+		tt_made.first = cgroup->kn->id;
 	record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
 	if (!record) {
-		count(TT_RING_FULL);
+		if (change == TT_CGROUP_MADE)
+			note_lost_cgroup(cgroup->kn->id);
+		count(TT_CGROUPS);
 		return;
 	}
 	record->id = cgroup->kn->id;

@@ -235,24 +235,36 @@ static __noinline struct tt_conn *add_passive(struct sock *sk)
 	return end_conn(&entry, &spare) == -EEXIST ? find_or_retire(sk) : NULL;
 }
 
-/*
- * SYN_SENT -> ESTABLISHED of a socket whose SYN was not seen: it has no owner yet. Not called where nothing is kept of others:
- * there, nearly every socket without an entry is theirs.
- */
-static __noinline void add_active(struct sock *sk)
+/* A connection whose beginning was not seen: it has no owner yet. `role` may be UNKNOWN. NULL if there is no room. */
+static __noinline struct tt_conn *add_late(struct sock *sk, __u8 role, __u64 established)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	struct tt_conn conn = {};
 
 	conn.netns = netns_of(sk);
 	conn.cookie = make_id(sk);
-	conn.t_established = bpf_ktime_get_ns();
-	conn.role = TT_ROLE_CLIENT;
+	conn.t_established = established;
 	read_tuple(&conn, sk);
+	conn.role = role ?: likely_role(&conn);
 	if (tp)
 		conn.life = life_of(memory_of(sk), &conn, tp->segs_out);
-	/* Without room it is counted at its end. */
 	insert_conn(key_of(sk), &conn);
+	return lookup_conn(key_of(sk));
+}
+
+/*
+ * A connection that should have been seen to begin: if it has no cookie, the kernel has skipped all programs for it until now,
+ * because a task was preempted in each. One with a cookie found no room. NULL: it is counted.
+ */
+static __always_inline struct tt_conn *add_untracked(struct sock *sk)
+{
+	struct tt_conn *conn = NULL;
+
+	if (tt_config.skips && !may_be_followed(sk))
+		conn = add_late(sk, TT_ROLE_UNKNOWN, 0);
+	if (!conn)
+		count(TT_UNTRACKED);
+	return conn;
 }
 
 static __always_inline void on_established(struct sock *sk, int from)
@@ -263,8 +275,9 @@ static __always_inline void on_established(struct sock *sk, int from)
 		/* One that did not connect is for somebody to accept. */
 		if (from == BPF_TCP_SYN_RECV)
 			conn = may_be_wanted(sk) ? add_passive(sk) : NULL;
+		/* There, nearly every socket without an entry is of somebody else. Without room it is counted at its end. */
 		else if (!tt_config.owns_maps)
-			add_active(sk);
+			add_late(sk, TT_ROLE_CLIENT, bpf_ktime_get_ns());
 	}
 	if (!conn || conn->opened || conn->t_established)
 		return;
@@ -282,11 +295,10 @@ static __always_inline void on_local_fin(struct sock *sk, int to, bool again)
 {
 	struct tt_conn *conn = find(sk);
 
-	if (!conn) {
-		if (!again)
-			count_untracked(sk);
+	if (!conn && !again && is_untracked(sk))
+		conn = add_untracked(sk);
+	if (!conn)
 		return;
-	}
 	heal_connect(conn, sk, is_grafted(sk));
 	if (to == BPF_TCP_FIN_WAIT1 && !conn->t_fin) {
 		conn->t_fin = bpf_ktime_get_ns();
@@ -425,12 +437,12 @@ static __always_inline void on_closed(struct sock *sk, int from, bool again)
 		place = place_of_sock(sk);
 		conn = find_at(place, sk);
 	}
-	if (!conn) {
-		if (!again && (from == BPF_TCP_ESTABLISHED || from == BPF_TCP_CLOSE_WAIT))
-			count_untracked(sk);
-		return;
+	if (!conn && !again && (from == BPF_TCP_ESTABLISHED || from == BPF_TCP_CLOSE_WAIT) &&
+	    is_untracked(sk)) {
+		place = place_of_sock(sk);
+		conn = add_untracked(sk);
 	}
-	if (conn->closed)
+	if (!conn || conn->closed)
 		return;
 	conn->closed = 1;
 	conn->t_closed = bpf_ktime_get_ns();
@@ -477,13 +489,21 @@ static __always_inline void on_closed(struct sock *sk, int from, bool again)
 /* The socket goes away: report what was missed until now. */
 static __always_inline void on_destroyed(struct sock *sk)
 {
+	struct tt_conn *conn = NULL;
 	struct tt_place place;
-	struct tt_conn *conn;
 
-	if (!may_be_followed(sk))
-		return;
-	place = place_of_sock(sk);
-	conn = find_at(place, sk);
+	if (may_be_followed(sk)) {
+		place = place_of_sock(sk);
+		conn = find_at(place, sk);
+	} else if (tt_config.skips && is_unseen(sk)) {
+		place = place_of_sock(sk);
+		conn = add_untracked(sk);
+		if (conn) {
+			heal_connect(conn, sk, true);
+			heal_accept(conn, true);
+			capture_closer(conn);
+		}
+	}
 	if (!conn)
 		return;
 	if (!conn->closed) {

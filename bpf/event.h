@@ -143,6 +143,7 @@ enum tt_counter {
 	TT_RING_FULL = 0, /* an event had no room in the ring */
 	TT_MAP_FULL = 1,  /* a connection had no room in the state map */
 	TT_UNTRACKED = 2, /* a connection ended that no state was kept for */
+	TT_CGROUPS = 3,   /* the coming or going of a cgroup had no room in the ring */
 	TT_COUNTERS,
 };
 
@@ -151,6 +152,16 @@ struct tt_generation {
 	__u64 changes; /* how often they have been changed: counted after each change */
 	__u64 growths; /* how often they have got entries: counted before that */
 	__u64 seeded;  /* the growths as of which what was open is followed as well: what ends before that nobody has asked for */
+	__u64 decided; /* the last cgroup of which the reader has decided whether it is selected */
+	__u64 unsaid;  /* the first cgroup that the reader itself has lost since it last looked for all; 0: none */
+	__u64 healed;  /* how many lost records of cgroups had been counted when it last looked for all */
+};
+
+/* Which cgroups the programs have seen being made. */
+struct tt_made {
+	__u64 first;     /* the id of the first; 0: none yet */
+	__u64 lost;      /* how many had no room in the ring */
+	__u64 lost_from; /* the id of the first of them that the reader has not looked for */
 };
 
 /* Set before load, constant afterwards. 0 turns a filter off. */

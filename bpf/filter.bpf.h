@@ -43,33 +43,66 @@ static __always_inline bool holds(void *outer, __u64 key)
 	return map && bpf_map_lookup_elem(map, &key);
 }
 
-/*
- * A cgroup is selected by its own id or by that of any cgroup above it. It is settled unless a parent is not known, which
- * another CPU may be about to note.
- */
-static __always_inline bool cgroup_selected(__u64 id, bool *settled)
+/* A cgroup is selected by its own id or by that of any cgroup above it. */
+static __always_inline bool cgroup_selected(__u64 id)
 {
-	*settled = true;
 	for (int i = 0; i < TT_MAX_CGROUP_DEPTH; i++) {
 		__u64 *parent;
 
 		if (holds(&cgroupmap, id))
 			return true;
 		parent = bpf_map_lookup_elem(&cgroup_parents, &id);
-		if (!parent)
-			break;
-		if (!*parent)
+		if (!parent || !*parent)
 			return false;
 		id = *parent;
 	}
-	*settled = false;
 	return false;
+}
+
+/* What is deeper is below one of these. The kubelet makes no container as deep as that; a container may make any. */
+#define TT_LEVELS 64
+
+/* Whether a cgroup or one above it is selected. By probe reads: the pointer may be a number. */
+static __noinline bool is_below_selected(struct cgroup *cgroup)
+{
+	int level = BPF_CORE_READ(cgroup, level);
+
+	for (int i = 0; i < TT_LEVELS && i <= level; i++) {
+		__u64 id = 0;
+
+		if (bpf_core_field_exists(cgroup->ancestors)) {
+			struct cgroup *ancestor = NULL;
+
+			bpf_core_read(&ancestor, sizeof(ancestor), &cgroup->ancestors[i]);
+			id = BPF_CORE_READ(ancestor, kn, id);
+		} else {
+			bpf_core_read(&id, sizeof(id),
+				      &((struct cgroup___6_0 *)cgroup)->ancestor_ids[i]);
+		}
+		if (holds(&cgroupmap, id))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Whether a cgroup is so new that the reader may not have put it into the maps. Cgroups get their ids in the order in which they
+ * are made. Asked before the maps are.
+ */
+static __always_inline bool is_undecided(__u64 cgroup)
+{
+	bool undecided = cgroup > tt_generation.decided ||
+			 (tt_generation.unsaid && cgroup >= tt_generation.unsaid) ||
+			 (tt_made.lost != tt_generation.healed && cgroup >= tt_made.lost_from);
+
+	keep_order();
+	return undecided;
 }
 
 enum tt_verdict {
 	TT_FOREIGN = 0,
 	TT_SELECTED = 1,
-	TT_UNSETTLED = 2, /* a parent is not known, or nothing is remembered */
+	TT_UNSETTLED = 2, /* the cgroup is undecided, what is above it is not known, or nothing is remembered */
 };
 
 /* Where a verdict is remembered, and what is there if it is the present one, but for the lowest bit: that is the verdict. */
@@ -110,56 +143,73 @@ static __always_inline enum tt_verdict recall(struct tt_question *question, __u6
 	return (known & ~1ULL) == question->asked ? known & 1 : TT_UNSETTLED;
 }
 
-static __always_inline enum tt_verdict settle(const struct tt_question *question, bool passes,
-					      bool settled)
+static __always_inline enum tt_verdict settle(const struct tt_question *question,
+					      enum tt_verdict verdict)
 {
-	if (question->kept && settled)
-		*(volatile __u64 *)question->kept = question->asked | passes;
-	return passes ? TT_SELECTED : settled ? TT_FOREIGN : TT_UNSETTLED;
+	if (question->kept && verdict != TT_UNSETTLED)
+		*(volatile __u64 *)question->kept = question->asked | verdict;
+	return verdict;
+}
+
+/* What the map of cgroups says. `cgroup`: what has the id, or NULL. */
+static __always_inline enum tt_verdict look_up(__u64 id, struct cgroup *cgroup, bool undecided)
+{
+	if (holds(&cgroupmap, id))
+		return TT_SELECTED;
+	if (!cgroup || undecided)
+		return TT_UNSETTLED;
+	return is_below_selected(cgroup) ? TT_SELECTED : TT_FOREIGN;
 }
 
 /* Whether a cgroup is selected. */
-static __always_inline enum tt_verdict verdict_on(__u64 cgroup)
+static __always_inline enum tt_verdict verdict_on(__u64 id, struct cgroup *cgroup)
 {
 	struct tt_question question;
-	enum tt_verdict known = recall(&question, cgroup, 0);
-	bool passes, settled;
+	enum tt_verdict known = recall(&question, id, 0);
 
 	if (known != TT_UNSETTLED)
 		return known;
-	passes = cgroup_selected(cgroup, &settled);
-	return settle(&question, passes, settled);
+	return settle(&question, look_up(id, cgroup, is_undecided(id)));
 }
 
-static __always_inline bool maps_pass(const struct tt_process *process, bool *settled)
+/* The same of a process. `task` is the process, or NULL. */
+static __always_inline enum tt_verdict verdict_on_process(const struct tt_process *process,
+							  struct task_struct *task)
 {
-	*settled = true;
+	struct tt_question question;
+	enum tt_verdict verdict = recall(&question, process->cgroup_id, short_mntns(process->mntns));
+	bool undecided, mounts;
+
+	if (verdict != TT_UNSETTLED)
+		return verdict;
+	undecided = is_undecided(process->cgroup_id);
+	mounts = tt_config.by_mntns && holds(&mntnsmap, process->mntns);
+	if (tt_config.by_mntns && mounts == tt_config.either)
+		verdict = mounts ? TT_SELECTED : TT_FOREIGN;
+	else if (tt_config.by_cgroup)
+		verdict = look_up(process->cgroup_id, task ? task_cgroup(task) : NULL, undecided);
+	else
+		verdict = TT_SELECTED;
+	return settle(&question, verdict);
+}
+
+static __always_inline bool maps_pass(const struct tt_process *process)
+{
 	if (tt_config.either)
-		return cgroup_selected(process->cgroup_id, settled) ||
-		       holds(&mntnsmap, process->mntns);
-	if (tt_config.by_cgroup && !cgroup_selected(process->cgroup_id, settled))
+		return cgroup_selected(process->cgroup_id) || holds(&mntnsmap, process->mntns);
+	if (tt_config.by_cgroup && !cgroup_selected(process->cgroup_id))
 		return false;
 	return !tt_config.by_mntns || holds(&mntnsmap, process->mntns);
 }
 
-/* `task` is the process, or NULL. */
+/* `task` is the process, or NULL. What is not settled passes: the reader knows whose it is. */
 static __always_inline bool passes(const struct tt_process *process, struct task_struct *task)
 {
-	struct tt_question question;
-	enum tt_verdict known;
-	bool passes, settled;
-
 	if (tt_config.pid && process->pid != tt_config.pid)
 		return false;
 	if (!tt_config.owns_maps)
-		return maps_pass(process, &settled);
-	known = recall(&question, process->cgroup_id, short_mntns(process->mntns));
-	if (known != TT_UNSETTLED)
-		return known;
-	if (task && tt_config.by_cgroup)
-		remember_cgroup_parents(task, process->cgroup_id);
-	passes = maps_pass(process, &settled);
-	return settle(&question, passes, settled) == TT_SELECTED;
+		return maps_pass(process);
+	return verdict_on_process(process, task) != TT_FOREIGN;
 }
 
 static __always_inline bool selected(const struct tt_process *process)

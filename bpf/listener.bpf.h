@@ -50,6 +50,14 @@ static __always_inline void remove_listener(struct sock *sk)
 		bpf_map_delete_elem(&listeners, &port);
 }
 
+/* The role of a connection that was not seen to begin: of one to a port on which somebody listens, the server's. */
+static __always_inline __u8 likely_role(const struct tt_conn *conn)
+{
+	__u64 port = listening_port(conn->netns, conn->local_port);
+
+	return bpf_map_lookup_elem(&listeners, &port) ? TT_ROLE_SERVER : TT_ROLE_CLIENT;
+}
+
 /* NULL if nobody does, or if it could be one of several. */
 static __always_inline struct tt_process *sole_listener(__u32 netns, __u16 port)
 {

@@ -24,6 +24,7 @@ struct tt_abi {
 	enum tt_reason reason;
 	enum tt_counter counter;
 	struct tt_generation generation;
+	struct tt_made made;
 	struct tt_cgroup cgroup;
 	enum tt_cgroup_change change;
 } *tt_abi = NULL;
@@ -67,9 +68,9 @@ struct {
 } mntnsmap SEC(".maps");
 
 /*
- * The parent of each cgroup that has owned a connection, so that events in softirq
- * can be matched against a parent. A cgroup never changes its parent and its id is
- * not used again, so an entry cannot become wrong.
+ * Where others edit the filter maps: the parent of each cgroup that has owned a
+ * connection, so that events in softirq can be matched against a parent. A cgroup never
+ * changes its parent and its id is not used again, so an entry cannot become wrong.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -92,8 +93,11 @@ struct {
 	__type(value, __u64);
 } verdicts SEC(".maps");
 
-/* In a map of its own, which the reader writes. */
-volatile struct tt_generation tt_generation SEC(".data.generation") = {};
+/* In a map of its own, which the reader writes. Unless it says otherwise, all cgroups are decided. */
+volatile struct tt_generation tt_generation SEC(".data.generation") = {.decided = -1};
+
+/* Likewise, which the reader reads. The kernel makes one cgroup at a time: there is one writer. */
+volatile struct tt_made tt_made SEC(".data.made") = {};
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -28,6 +28,11 @@ static __always_inline __u32 task_tgid(struct task_struct *task)
 	return task_is_trusted() ? task->tgid : BPF_CORE_READ(task, tgid);
 }
 
+static __always_inline struct cgroup *task_cgroup(struct task_struct *task)
+{
+	return task_is_trusted() ? task->cgroups->dfl_cgrp : BPF_CORE_READ(task, cgroups, dfl_cgrp);
+}
+
 /*
  * Remember the chain of parents up to the first one that is known already; the root's is
  * 0. Nearly always the cgroup itself is known, and that is all there is to do.
@@ -38,7 +43,7 @@ static __always_inline void remember_cgroup_parents(struct task_struct *task, __
 
 	if (bpf_map_lookup_elem(&cgroup_parents, &id))
 		return;
-	cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);
+	cgroup = task_cgroup(task);
 	for (int i = 0; i < TT_MAX_CGROUP_DEPTH; i++) {
 		__u64 parent_id = 0;
 
@@ -80,7 +85,7 @@ static __always_inline void read_comm(struct task_struct *task, char *comm)
 	comm[TT_COMM_LEN - 1] = 0;
 }
 
-static __always_inline __u64 task_cgroup(struct task_struct *task)
+static __always_inline __u64 task_cgroup_id(struct task_struct *task)
 {
 	return task_is_trusted() ? task->cgroups->dfl_cgrp->kn->id
 				 : BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
@@ -95,7 +100,7 @@ static __always_inline __u32 task_mntns(struct task_struct *task)
 
 static __always_inline void read_process(struct task_struct *task, struct tt_process *process)
 {
-	process->cgroup_id = task_cgroup(task);
+	process->cgroup_id = task_cgroup_id(task);
 	process->mntns = task_mntns(task);
 	process->pid = task_tgid(task);
 	if (task_is_trusted()) {
@@ -106,7 +111,6 @@ static __always_inline void read_process(struct task_struct *task, struct tt_pro
 		process->uid = BPF_CORE_READ(task, cred, uid.val);
 	}
 	read_comm(task, process->comm);
-	/* Where verdicts are kept, they are noted when a verdict is found. */
 	if (tt_config.by_cgroup && !tt_config.owns_maps)
 		remember_cgroup_parents(task, process->cgroup_id);
 }

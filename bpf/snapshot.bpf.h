@@ -47,7 +47,7 @@ static __always_inline bool seed(struct task_struct *task, struct sock *sk, stru
 				 const struct tt_memory *memory)
 {
 	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
-	__u64 key = probed_key_of(sk), port = listening_port(conn->netns, conn->local_port);
+	__u64 key = probed_key_of(sk);
 	__u32 segs_out = BPF_CORE_READ((struct tcp_sock *)sk, segs_out);
 	struct tt_conn *known;
 
@@ -70,9 +70,7 @@ static __always_inline bool seed(struct task_struct *task, struct sock *sk, stru
 			conn->source = TT_SOURCE_CONNECT;
 		} else {
 			if (!conn->role)
-				conn->role = bpf_map_lookup_elem(&listeners, &port)
-						     ? TT_ROLE_SERVER
-						     : TT_ROLE_CLIENT;
+				conn->role = likely_role(conn);
 			conn->source = TT_SOURCE_SNAPSHOT;
 		}
 	}

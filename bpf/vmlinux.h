@@ -260,6 +260,14 @@ struct cgroup {
 	struct cgroup_subsys_state self;
 	struct kernfs_node *kn;
 	struct cgroup_root *root;
+	int level;
+	struct cgroup *ancestors[];
+};
+
+/* Before 6.1. */
+struct cgroup___6_0 {
+	int level;
+	__u64 ancestor_ids[];
 };
 
 struct css_set {

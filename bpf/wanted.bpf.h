@@ -21,35 +21,43 @@ static __always_inline bool is_wanted(struct task_struct *task)
 	if (tt_config.pid)
 		process.pid = task_tgid(task);
 	if (tt_config.by_cgroup)
-		process.cgroup_id = task_cgroup(task);
+		process.cgroup_id = task_cgroup_id(task);
 	if (tt_config.by_mntns)
 		process.mntns = task_mntns(task);
 	return passes(&process, task);
 }
 
-/* The cgroup of the process that made the socket or, if it was accepted, the socket that listens. 0: not known. */
-static __always_inline __u64 cgroup_of_socket(struct sock *sk)
+/* The cgroup of the process that made the socket or, if it was accepted, the socket that listens. Its id is 0 if it is not known. */
+static __always_inline struct cgroup *cgroup_of_socket(struct sock *sk, __u64 *id)
 {
 	struct sock_cgroup_data___5_14 *old;
+	struct cgroup *cgroup;
 	__u64 address = 0;
 
+	*id = 0;
 	if (!bpf_core_field_exists(sk->sk_cgrp_data))
-		return 0;
-	if (bpf_core_field_exists(sk->sk_cgrp_data.cgroup))
-		return sk->sk_cgrp_data.cgroup->kn->id;
+		return NULL;
+	if (bpf_core_field_exists(sk->sk_cgrp_data.cgroup)) {
+		cgroup = sk->sk_cgrp_data.cgroup;
+		*id = cgroup->kn->id;
+		return cgroup;
+	}
 	/* An address, unless the lowest bit is set: then a class of cgroup v1. The next one is a flag. */
 	old = (struct sock_cgroup_data___5_14 *)&sk->sk_cgrp_data;
 	bpf_core_read(&address, sizeof(address), &old->val);
 	if (!address || address & 1)
-		return 0;
-	return BPF_CORE_READ((struct cgroup *)(address & ~3ULL), kn, id);
+		return NULL;
+	cgroup = (struct cgroup *)(address & ~3ULL);
+	*id = BPF_CORE_READ(cgroup, kn, id);
+	return cgroup;
 }
 
 /* Whose it is tells the process that made it, which may have handed it to another one. */
 static __always_inline enum tt_verdict verdict_on_socket(struct sock *sk)
 {
-	__u64 id = cgroup_of_socket(sk);
-	enum tt_verdict verdict = id ? verdict_on(id) : TT_UNSETTLED;
+	__u64 id;
+	struct cgroup *cgroup = cgroup_of_socket(sk, &id);
+	enum tt_verdict verdict = id ? verdict_on(id, cgroup) : TT_UNSETTLED;
 
 	/* Where cgroups are those of v1, everybody is in the root of v2. */
 	return id == TT_ROOT_CGROUP && verdict == TT_FOREIGN ? TT_UNSETTLED : verdict;
@@ -78,28 +86,48 @@ static __always_inline bool may_be_wanted(struct sock *sk)
 	return !listener || listener->shared || selected(&listener->owner);
 }
 
+/* What was open before the hooks came, or before its process was selected, is followed by now. */
+static __always_inline bool is_seeded(void)
+{
+	return tt_generation.growths == tt_generation.seeded;
+}
+
 /*
- * This side ends a connection that has no entry: by its FIN or, without one, at once. It is to be counted as not followed. What
- * was on its way to its end when the hooks came, or when it was selected, is not among these, nor is a child that nobody accepted.
+ * This side ends a connection that has no entry, by its FIN or, without one, at once: whether it should have one. What was on
+ * its way to its end when the hooks came, or when it was selected, is not among these, nor is a child that nobody accepted.
  */
-static __always_inline void count_untracked(struct sock *sk)
+static __always_inline bool is_untracked(struct sock *sk)
 {
 	/* Without skipped programs, whoever is selected by the time of its connect or accept is followed. */
 	if (tt_config.owns_maps && !tt_config.skips)
-		return;
+		return false;
 	if (!is_candidate(sk))
-		return;
+		return false;
 	if (tt_config.owns_maps) {
 		enum tt_verdict verdict = verdict_on_socket(sk);
 
 		/* Without the lock, any process is the current one. */
 		if (verdict == TT_FOREIGN || (verdict == TT_UNSETTLED && !is_locked(sk)) ||
 		    (is_locked(sk) && !is_wanted(current_task())))
-			return;
+			return false;
 	}
-	if (is_grafted(sk) && !is_of_other_family(sk) &&
-	    tt_generation.growths == tt_generation.seeded)
-		count(TT_UNTRACKED);
+	return is_grafted(sk) && !is_of_other_family(sk) && is_seeded();
+}
+
+/*
+ * The same of a socket that goes away and has no cookie, if its process's call ends it: a connection of which no program has seen
+ * anything. The process has let go of it. A kernel thread ends those of others.
+ */
+static __always_inline bool is_unseen(struct sock *sk)
+{
+	struct task_struct *task = current_task();
+	struct tcp_sock *tp;
+
+	if (!is_locked(sk) || !is_candidate(sk) || is_of_other_family(sk) || !is_seeded())
+		return false;
+	/* It was established: the peer has acknowledged a SYN or a FIN. */
+	tp = bpf_skc_to_tcp_sock(sk);
+	return tp && tp->bytes_acked && !(task_flags(task) & PF_KTHREAD) && is_wanted(task);
 }
 
 #endif

@@ -150,6 +150,7 @@ fn start_node(
         // Nobody is left to miss it.
         Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
     });
+    let number = hierarchy.number()?;
     // What is recorded has to be seen, whoever asks.
     let attached = match args.record {
         true => Demand::Connections,
@@ -165,17 +166,21 @@ fn start_node(
         },
         failed: true,
         on_demand: Some(attached),
-        cgroups: Some(hierarchy.number()?),
+        cgroups: Some(number),
         max_connections: args.max_connections,
         ..bpf::Config::default()
     };
     let tracer = Tracer::start_with(config, consumer)?;
     let (flush, attach) = (tracer.control(), tracer.control());
-    let (grow, changed, seeder) = (tracer.generation(), tracer.generation(), tracer.seeder());
+    let seeder = tracer.seeder();
     // After the tracer, which tells of what comes later.
     let mut index = Index::new(hierarchy.is_whole());
     let mut containers = Containers::new(hierarchy, args.places.proc.clone());
     containers.scan(&mut index, Instant::now())?;
+    let generation = tracer.generation();
+    let decided = generation.last_unreported(index.newest_cgroup())?;
+    // The cgroups of a v1 hierarchy have ids of its own, by which the programs do not know a process.
+    let decides = number == 0;
     let node = Node::new(node::Parts {
         index,
         containers,
@@ -191,8 +196,8 @@ fn start_node(
         attach: Box::new(move |demand| attach.attach(demand)),
         attached,
         keep_attached: Duration::from_secs(args.detach_after.into()),
-        grow: Box::new(move || grow.grow()),
-        changed: Box::new(move || changed.changed()),
+        programs: Box::new(generation),
+        decided: decides.then_some(decided),
         seed: Arc::new(move || seeder.seed()),
         record: args.record.then(all_pods),
     });

@@ -117,6 +117,12 @@ impl Trace {
         counted.expect("the generation can be written");
     }
 
+    /// Later cgroups than this one pass.
+    pub fn decide(&self, last: u64) {
+        let decided = self.tracer.generation().decide(last);
+        decided.expect("the generation can be written");
+    }
+
     /// Has what is open followed of whom the filter maps select.
     pub fn seed(&self) {
         let seeded = self.tracer.seeder().seed();
@@ -151,6 +157,15 @@ impl Trace {
         let left = deadline.saturating_duration_since(Instant::now());
         self.said.take(self.messages.recv_timeout(left)?);
         Ok(())
+    }
+
+    /// Waits until it has said that so many connections had no room.
+    #[track_caller]
+    pub fn wait_for_map_full(&mut self, count: u64) {
+        let deadline = Instant::now() + DEADLINE;
+        while self.said.losses.map_full < count {
+            self.receive("connections without room", deadline);
+        }
     }
 
     /// Waits until there are `count` events that match, as long as more of them keep coming, and returns them.
@@ -276,7 +291,11 @@ impl Said {
     fn take(&mut self, message: Message) {
         match message {
             Message::Events(batch) => self.events.extend(batch),
-            Message::Cgroup(change) => self.cgroups.push((change, self.events.len())),
+            Message::Cgroups(changes) => {
+                let before = self.events.len();
+                let changes = changes.into_iter().map(|change| (change, before));
+                self.cgroups.extend(changes);
+            }
             Message::Lost(losses) => self.losses = losses,
             Message::Lacks(what, why) => panic!("{what}: {why}"),
             Message::Hooks(_, Err(why)) => panic!("{why}"),

@@ -103,6 +103,11 @@ impl Attachment {
         Ok(this)
     }
 
+    /// Whether connections are followed.
+    pub fn is_attached(&self) -> bool {
+        !self.is_paused
+    }
+
     fn has(&self, place: Place) -> bool {
         self.asked.iter().any(|(attached, _)| *attached == place)
     }

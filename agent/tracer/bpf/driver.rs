@@ -11,7 +11,7 @@ event wakes it. While events keep coming it drains on a timer and nobody wakes i
 
 use std::cell::RefCell;
 use std::iter;
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -45,6 +45,9 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(2);
 /// Between two looks at the counters while events keep coming.
 const LOSS_INTERVAL: Duration = Duration::from_millis(250);
 
+/// The same while none come and hooks are attached. Leaves time to report what was lost within a second.
+const QUIET_INTERVAL: Duration = Duration::from_millis(800);
+
 /// Events handed over at a time, so that the consumer starts before a full ring is drained.
 const BATCH: usize = 512;
 
@@ -62,8 +65,8 @@ pub enum Message {
     Events(Vec<Event>),
     /// The totals since the start, whenever one of them has grown.
     Lost(Losses),
-    /// A cgroup came or went. It comes before the events of processes in it.
-    Cgroup(CgroupChange),
+    /// Cgroups came or went, in this order. That a cgroup came is said before the events of processes in it.
+    Cgroups(Vec<CgroupChange>),
     /// What the plan had is missing from now on, for this reason.
     Lacks(Shortcoming, String),
     /// What the ask for hooks of this number asked for has been done: what is open is followed, what nobody asks for is
@@ -196,7 +199,15 @@ impl Ready {
         config: &Config,
         undecodable: Arc<AtomicU64>,
     ) -> Result<Self> {
-        let generation = Generation::new(&skel.maps.data_generation, &skel.maps.verdicts)?;
+        let generation = Generation::new(
+            &skel.maps.data_generation,
+            &skel.maps.verdicts,
+            &skel.maps.data_made,
+        )?;
+        // Until it is said which are decided: v2's, by which the programs know processes.
+        if config.filter.owns_maps && config.cgroups == Some(0) {
+            generation.decide(0)?;
+        }
         Ok(Self {
             plan,
             connections: Connections::new(&skel.maps.sets, &skel.maps.conns, undecodable)?,
@@ -258,6 +269,7 @@ fn begin<'a>(
 ) -> Result<(RingBuffer<'a>, Hooks, Ready)> {
     let undecodable = Arc::clone(&outlet.borrow().undecodable);
     let ready = Ready::new(skel, plan, config, undecodable)?;
+    outlet.borrow_mut().generation = Some(ready.generation.clone());
     let ring = open_ring(skel, outlet).context("cannot open the ring")?;
     let programs = Arc::clone(&ready.programs);
     let attachment = Attachment::new(skel, plan, config, programs, ready.seeder.clone())?;
@@ -328,8 +340,14 @@ impl Hooks {
 /// Where decoded events leave the ring thread, in batches, without ever blocking.
 struct Outlet {
     consumer: Consumer,
+    /// One of these two is empty: what comes in the ring is handed over in its order.
     batch: Vec<Event>,
+    changes: Vec<CgroupChange>,
     queue_full: u64,
+    /// Cgroups that came or went and were not handed over.
+    lost_cgroups: u64,
+    /// To have new ones pass that were not. There is one once the programs are loaded.
+    generation: Option<Generation>,
     /// Also counted where the table of connections is read.
     undecodable: Arc<AtomicU64>,
     unseen_accepts: u32,
@@ -340,7 +358,10 @@ impl Outlet {
         Self {
             consumer,
             batch: Vec::with_capacity(BATCH),
+            changes: Vec::new(),
             queue_full: 0,
+            lost_cgroups: 0,
+            generation: None,
             undecodable: Arc::default(),
             unseen_accepts: 0,
         }
@@ -350,6 +371,7 @@ impl Outlet {
         match wire::decode(record) {
             Ok(Reported::Event(event)) => self.put(event),
             Ok(Reported::Cgroup(change)) => self.put_cgroup(change),
+            Ok(Reported::LongCgroup(id)) => self.lose_cgroups(1, Some(id)),
             Err(_) => self.count_undecodable(1),
         }
     }
@@ -362,9 +384,10 @@ impl Outlet {
         if event.kind == Kind::Accept && event.source != Source::Accept {
             self.unseen_accepts += 1;
         }
+        self.flush_changes();
         self.batch.push(event);
         if self.batch.len() >= BATCH {
-            self.flush();
+            self.flush_events();
         }
     }
 
@@ -376,11 +399,11 @@ impl Outlet {
         }
     }
 
-    /// In its place among the events. One that gets lost is counted: who keeps track has to look for itself then.
     fn put_cgroup(&mut self, change: CgroupChange) {
-        self.flush();
-        if (self.consumer)(Message::Cgroup(change)).is_err() {
-            self.queue_full += 1;
+        self.flush_events();
+        self.changes.push(change);
+        if self.changes.len() >= BATCH {
+            self.flush_changes();
         }
     }
 
@@ -390,10 +413,38 @@ impl Outlet {
     }
 
     fn flush(&mut self) {
+        self.flush_events();
+        self.flush_changes();
+    }
+
+    fn flush_changes(&mut self) {
+        if self.changes.is_empty() {
+            return;
+        }
+        let changes = mem::take(&mut self.changes);
+        let count = changes.len() as u64;
+        let first = changes.iter().find_map(|change| match change {
+            CgroupChange::Made { id, .. } => Some(*id),
+            CgroupChange::Removed { .. } => None,
+        });
+        if (self.consumer)(Message::Cgroups(changes)).is_err() {
+            self.lose_cgroups(count, first);
+        }
+    }
+
+    /// They are counted: who keeps track of cgroups has to look for itself. `first`: the first of them that came, if any did.
+    fn lose_cgroups(&mut self, count: u64, first: Option<u64>) {
+        self.lost_cgroups += count;
+        if let Some((generation, first)) = self.generation.as_ref().zip(first) {
+            generation.lose(first);
+        }
+    }
+
+    fn flush_events(&mut self) {
         if self.batch.is_empty() {
             return;
         }
-        let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
+        let batch = mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
         let count = batch.len() as u64;
         if (self.consumer)(Message::Events(batch)).is_err() {
             self.queue_full += count;
@@ -403,11 +454,13 @@ impl Outlet {
 
 /// Reads the counters and tells the consumer when they have grown.
 ///
-/// They grow with events only. So a look is due some time after an event, and none while nothing
-/// happens; each costs a dozen system calls.
+/// A look costs a dozen system calls. It is due soon after an event, as most of what is lost is lost among many, and now and then
+/// while hooks are attached: what has no room in the table has no event. Without hooks there is nothing to lose.
 struct LossReport {
     programs: Arc<[Program]>,
     told: Losses,
+    /// The consumer knows all that the last look has found.
+    is_told: bool,
     due: Option<Instant>,
 }
 
@@ -417,18 +470,22 @@ impl LossReport {
         Self {
             programs,
             told: Losses::default(),
+            is_told: false,
             due: Some(Instant::now()),
         }
     }
 
     fn events_came(&mut self) {
-        self.due
-            .get_or_insert_with(|| Instant::now() + LOSS_INTERVAL);
+        self.look_within(LOSS_INTERVAL);
     }
 
-    /// The consumer knows all of them.
-    fn is_told(&self) -> bool {
-        self.due.is_none()
+    fn hooks_are_attached(&mut self) {
+        self.look_within(QUIET_INTERVAL);
+    }
+
+    fn look_within(&mut self, time: Duration) {
+        let due = Instant::now() + time;
+        self.due = Some(self.due.map_or(due, |before| before.min(due)));
     }
 
     /// How long until the next look, if there is to be one.
@@ -444,14 +501,12 @@ impl LossReport {
 
     fn look(&mut self, skel: &TcptracerSkel<'_>, outlet: &mut Outlet) -> Losses {
         let now = read_losses(skel, &self.programs, outlet);
-        self.due = None;
-        if now != self.told {
-            match (outlet.consumer)(Message::Lost(now)) {
-                Ok(()) => self.told = now,
-                // Full: the totals are kept and told later.
-                Err(_) => self.due = Some(Instant::now() + LOSS_INTERVAL),
-            }
+        self.is_told = now == self.told || (outlet.consumer)(Message::Lost(now)).is_ok();
+        if self.is_told {
+            self.told = now;
         }
+        // If there was no room, the totals are kept and told later.
+        self.due = (!self.is_told).then(|| Instant::now() + LOSS_INTERVAL);
         now
     }
 }
@@ -476,6 +531,7 @@ fn read_losses(skel: &TcptracerSkel<'_>, programs: &[Program], outlet: &Outlet) 
         queue_full: outlet.queue_full,
         undecodable: outlet.undecodable.load(Ordering::Relaxed),
         skipped_runs: programs.iter().map(Program::skipped_runs).sum(),
+        cgroups: counter(tt_counter::TT_CGROUPS) + outlet.lost_cgroups,
     }
 }
 
@@ -489,7 +545,7 @@ fn answer(asks: &mut Asks, skel: &TcptracerSkel<'_>, report: &mut LossReport, ou
         return;
     }
     report.look(skel, outlet);
-    if report.is_told() && (outlet.consumer)(Message::Flushed(number)).is_ok() {
+    if report.is_told && (outlet.consumer)(Message::Flushed(number)).is_ok() {
         asks.answer(number);
     }
 }
@@ -513,6 +569,9 @@ fn drain_until_stopped(
             report.events_came();
         }
         report.look_if_due(skel, &mut out);
+        if hooks.attachment.is_attached() {
+            report.hooks_are_attached();
+        }
         answer(&mut asks, skel, &mut report, &mut out);
         drop(out);
         if drained || asks.open().is_some() || hooks.open(&asks).is_some() {

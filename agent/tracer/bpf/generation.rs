@@ -1,4 +1,5 @@
-//! What the programs know of changes to the filter maps, where nobody but the owner of the tracer edits them.
+//! What the programs know of the filter maps, where nobody but the owner of the tracer edits them: that they have changed, and of
+//! which cgroups it is decided whether they hold them.
 
 use std::mem::{offset_of, size_of};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,22 +8,31 @@ use anyhow::{Context, Result};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapMut};
 
 use super::maps::clear;
-use super::skel::types::tt_generation;
+use super::skel::types::{tt_generation, tt_made};
 
 /// Of no growth.
 const NEVER: u64 = u64::MAX;
+
+/// No cgroup comes later.
+const ALL: u64 = u64::MAX;
 
 const _: () = assert!(
     offset_of!(tt_generation, changes) == 0
         && offset_of!(tt_generation, growths) == 8
         && offset_of!(tt_generation, seeded) == 16
-        && size_of::<tt_generation>() == 24
+        && offset_of!(tt_generation, decided) == 24
+        && offset_of!(tt_generation, unsaid) == 32
+        && offset_of!(tt_generation, healed) == 40
+        && size_of::<tt_generation>() == 48
+        && offset_of!(tt_made, first) == 0
+        && offset_of!(tt_made, lost) == 8
+        && size_of::<tt_made>() == 24
 );
 
 /// The programs remember verdicts under so many bits of the number of changes.
 const BITS: u32 = 16;
 
-/// Says to the programs that the filter maps change. Clones are of the same.
+/// Says to the programs what becomes of the filter maps. Clones are of the same.
 #[derive(Clone, Debug)]
 pub struct Generation(Arc<Inner>);
 
@@ -30,17 +40,38 @@ pub struct Generation(Arc<Inner>);
 struct Inner {
     map: MapHandle,
     verdicts: MapHandle,
-    now: Mutex<tt_generation>,
+    made: MapHandle,
+    now: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    said: tt_generation,
+    /// How many cgroups the ring thread has lost.
+    unsaid: u64,
+}
+
+/// How many new cgroups had been lost at some time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LostCgroups {
+    by_programs: u64,
+    by_reader: u64,
 }
 
 impl Generation {
-    pub(super) fn new(map: &MapMut<'_>, verdicts: &MapMut<'_>) -> Result<Self> {
+    pub(super) fn new(map: &MapMut<'_>, verdicts: &MapMut<'_>, made: &MapMut<'_>) -> Result<Self> {
         let keep =
             |map| MapHandle::try_from(map).context("cannot keep the generation of filter maps");
+        // As the programs have it at first.
+        let said = tt_generation {
+            decided: ALL,
+            ..tt_generation::default()
+        };
         Ok(Self(Arc::new(Inner {
             map: keep(map)?,
             verdicts: keep(verdicts)?,
-            now: Mutex::default(),
+            made: keep(made)?,
+            now: Mutex::new(State { said, unsaid: 0 }),
         })))
     }
 
@@ -57,7 +88,7 @@ impl Generation {
 
     /// As often have they got entries.
     pub(super) fn growths(&self) -> u64 {
-        self.now().growths
+        self.now().said.growths
     }
 
     /// What was open is followed, as of so many growths, or nothing is.
@@ -65,19 +96,91 @@ impl Generation {
         self.set(|now| now.seeded = growths.unwrap_or(NEVER))
     }
 
-    fn now(&self) -> MutexGuard<'_, tt_generation> {
+    /// Of the cgroups that a look at all of them has found since the tracer started, where `newest` is the last: the last that is
+    /// older than those whose coming the programs report.
+    pub fn last_unreported(&self, newest: u64) -> Result<u64> {
+        let [first, _] = self.made()?;
+        Ok(match first {
+            0 => newest,
+            first => first - 1,
+        })
+    }
+
+    /// The maps hold what they are to hold of the cgroups up to this one, but for those that were lost. The connections of later
+    /// ones pass.
+    pub fn decide(&self, last: u64) -> Result<()> {
+        self.set(|now| now.decided = last)
+    }
+
+    /// How many new cgroups have been lost. Asked before a look at all of them.
+    pub fn lost_cgroups(&self) -> Result<LostCgroups> {
+        let [_, by_programs] = self.made()?;
+        Ok(LostCgroups {
+            by_programs,
+            by_reader: self.now().unsaid,
+        })
+    }
+
+    /// The maps hold what they are to hold of the cgroups that were lost by then.
+    pub fn heal(&self, lost: LostCgroups) -> Result<()> {
+        self.update(|state| {
+            state.said.healed = lost.by_programs;
+            if state.unsaid == lost.by_reader {
+                state.said.unsaid = 0;
+            }
+        })
+    }
+
+    /// The ring thread has lost a new cgroup.
+    pub(super) fn lose(&self, id: u64) {
+        // An element of an array can always be written.
+        let _ = self.update(|state| {
+            state.unsaid += 1;
+            if state.said.unsaid == 0 {
+                state.said.unsaid = id;
+            }
+        });
+    }
+
+    /// The first cgroup that the programs have reported or lost, or 0, and how many they have lost.
+    fn made(&self) -> Result<[u64; 2]> {
+        let value = self.0.made.lookup(&0u32.to_ne_bytes(), MapFlags::ANY);
+        let value = value.context("cannot read which cgroups were made")?;
+        let word = |at: usize| {
+            let bytes = value.as_ref()?.get(at * 8..at * 8 + 8)?;
+            Some(u64::from_ne_bytes(bytes.try_into().ok()?))
+        };
+        let words = word(0).zip(word(1));
+        let (first, lost) = words.context("which cgroups were made is not there")?;
+        Ok([first, lost])
+    }
+
+    fn now(&self) -> MutexGuard<'_, State> {
         self.0.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, change: impl FnOnce(&mut tt_generation)) -> Result<()> {
+        self.update(|state| change(&mut state.said))
+    }
+
+    fn update(&self, change: impl FnOnce(&mut State)) -> Result<()> {
         let why = "cannot say to the programs that the filter maps change";
-        let mut now = self.now();
-        let before = now.changes >> BITS;
-        change(&mut now);
+        let mut state = self.now();
+        let before = state.said.changes >> BITS;
+        change(&mut state);
+        let now = state.said;
         if now.changes >> BITS != before {
             clear(&self.0.verdicts).context(why)?;
         }
-        let words = [now.changes, now.growths, now.seeded].map(u64::to_ne_bytes);
+        let words = [
+            now.changes,
+            now.growths,
+            now.seeded,
+            now.decided,
+            now.unsaid,
+            now.healed,
+        ]
+        .map(u64::to_ne_bytes);
         self.0
             .map
             .update(&0u32.to_ne_bytes(), words.as_flattened(), MapFlags::ANY)

@@ -53,6 +53,10 @@ pub fn load<'o>(
     skel.maps
         .memories
         .set_autocreate(plan.when(Group::Memory, config) != When::Never)?;
+    // Nobody asks for them.
+    if filter.cgroup_map.is_none() || filter.owns_maps {
+        skel.maps.cgroup_parents.set_max_entries(1)?;
+    }
     let cgroups = open_filter(&mut skel.maps.cgroupmap, "--cgroupmap", &filter.cgroup_map)?;
     let mounts = open_filter(&mut skel.maps.mntnsmap, "--mntnsmap", &filter.mntns_map)?;
     let skel = skel.load().with_context(|| {

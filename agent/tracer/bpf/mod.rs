@@ -27,7 +27,7 @@ pub use config::{Config, Demand, Family, Filter};
 pub use connections::Connections;
 pub use control::Control;
 pub use driver::{Consumer, Message, NoRoom, Tracer};
-pub use generation::Generation;
+pub use generation::{Generation, LostCgroups};
 pub use hooks::{Group, HOOKS, Hook, Instead, Place, Shortcoming};
 pub use pinned::{Outcome, PinDir, PinnedSet, SetOf};
 pub use plan::{Facts, Impossible, Plan, Trial};

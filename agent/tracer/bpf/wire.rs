@@ -202,6 +202,8 @@ pub enum Reported {
     Event(Event),
     /// A cgroup came or went.
     Cgroup(CgroupChange),
+    /// A cgroup of this id came, and its path is longer than a record.
+    LongCgroup(u64),
 }
 
 /// A record that the programs cannot have written.
@@ -230,19 +232,25 @@ fn unknown<T>(field: &'static str, value: impl Into<u16>) -> Result<T, DecodeErr
 /// Decodes one record of the ring. It need not be aligned.
 pub fn decode(record: &[u8]) -> Result<Reported, DecodeError> {
     match record.len() {
-        CGROUP_SIZE => decode_cgroup(record).map(Reported::Cgroup),
+        CGROUP_SIZE => decode_cgroup(record),
         _ => decode_event(record).map(Reported::Event),
     }
 }
 
-fn decode_cgroup(record: &[u8]) -> Result<CgroupChange, DecodeError> {
+fn decode_cgroup(record: &[u8]) -> Result<Reported, DecodeError> {
     let raw = RawCgroup::read_from_bytes(record).map_err(|_| DecodeError::Size(record.len()))?;
-    let path = &raw.path[..PATH_LEN.min(raw.path_len as usize)];
-    let path = String::from_utf8_lossy(path).into_owned();
+    let RawCgroup { id, path_len, .. } = raw;
+    let path = &raw.path[..PATH_LEN.min(path_len as usize)];
 
     Ok(match tt_cgroup_change(raw.change) {
-        tt_cgroup_change::TT_CGROUP_MADE => CgroupChange::Made { id: raw.id, path },
-        tt_cgroup_change::TT_CGROUP_REMOVED => CgroupChange::Removed { id: raw.id },
+        tt_cgroup_change::TT_CGROUP_MADE if path_len as usize + 1 >= PATH_LEN => {
+            Reported::LongCgroup(id)
+        }
+        tt_cgroup_change::TT_CGROUP_MADE => {
+            let path = String::from_utf8_lossy(path).into_owned();
+            Reported::Cgroup(CgroupChange::Made { id, path })
+        }
+        tt_cgroup_change::TT_CGROUP_REMOVED => Reported::Cgroup(CgroupChange::Removed { id }),
         // Small numbers only, and this one is not.
         _ => return unknown("change", raw.change as u16),
     })

@@ -65,7 +65,7 @@ impl<W: Write> Output<W> {
         match message {
             Message::Lost(total) => self.report_losses(total),
             Message::Lacks(what, why) => say(&format!("{what}: {why}")),
-            Message::Cgroup(_) | Message::Hooks(..) | Message::Flushed(_) => {}
+            Message::Cgroups(_) | Message::Hooks(..) | Message::Flushed(_) => {}
             Message::Events(events) => {
                 if let Style::Json(moments) = &mut self.style {
                     moments.keep_up();

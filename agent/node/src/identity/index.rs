@@ -121,6 +121,11 @@ impl Index {
         }
     }
 
+    /// The id of the cgroup that was made last of all that are known; 0 if there are none.
+    pub fn newest_cgroup(&self) -> u64 {
+        self.cgroups.keys().copied().max().unwrap_or_default()
+    }
+
     /// Pods that exist.
     pub fn pods(&self) -> usize {
         self.pods.values().filter(|p| p.deleted.is_none()).count()

@@ -1,23 +1,27 @@
 //! Events that wait to be named. Pure.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use tcptracer_event::Event;
 
 use crate::identity::{Attributed, Attribution, Index};
 
-/// How long an event waits. A pod's name is known before its container, or soon after.
+/// How long an event waits for a name. A pod's name is known before its container, or soon after.
 const PATIENCE: Duration = Duration::from_millis(50);
+
+/// How long an event of a cgroup waits that nobody told of: scans, which say whose it is, are a second apart at most.
+const SCAN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Events that wait at most; with more, the oldest go unnamed.
 const CAPACITY: usize = 4096;
 
-/// Events in the order in which they came. None goes out while an earlier one of the same owner is in here: all of
-/// them wait for the same, and what lets one go lets go of those before it first.
+/// Events in the order in which they came. None goes out while an earlier one of the same owner is in here.
 #[derive(Debug, Default)]
 pub struct Held {
     events: VecDeque<(Instant, Event)>,
+    /// When the first has waited long enough.
+    due: Option<Instant>,
 }
 
 impl Held {
@@ -41,11 +45,12 @@ impl Held {
                 out.extend(self.release(index, now));
             }
             let attributed = index.attributed(event);
-            if waits(index, &attributed) {
-                let evicted = self.keep(event, now);
-                out.extend(evicted.map(|event| index.attributed(event)));
-            } else {
-                out.push(attributed);
+            match patience(index, &attributed) {
+                Some(patience) => {
+                    let evicted = self.keep(event, now + patience);
+                    out.extend(evicted.map(|event| index.attributed(event)));
+                }
+                None => out.push(attributed),
             }
         }
         out
@@ -54,9 +59,17 @@ impl Held {
     /// Takes out those that have waited long enough, or of which no more is to be known.
     pub fn release(&mut self, index: &Index, now: Instant) -> Vec<Attributed> {
         let mut released = Vec::new();
+        let mut staying = HashSet::new();
+        self.due = None;
         self.events.retain(|(until, event)| {
             let attributed = index.attributed(*event);
-            let stays = *until > now && waits(index, &attributed);
+            let owner = event.owner.cgroup_id;
+            let waits = *until > now && patience(index, &attributed).is_some();
+            let stays = waits || staying.contains(&owner);
+            if waits {
+                staying.insert(owner);
+                self.due = Some(self.due.map_or(*until, |due| due.min(*until)));
+            }
             if !stays {
                 released.push(attributed);
             }
@@ -67,23 +80,25 @@ impl Held {
 
     /// Takes out all.
     pub fn release_all(&mut self, index: &Index) -> Vec<Attributed> {
+        self.due = None;
         let events = self.events.drain(..);
         events.map(|(_, event)| index.attributed(event)).collect()
     }
 
     /// When the first has waited long enough.
     pub fn due(&self) -> Option<Instant> {
-        self.events.front().map(|(until, _)| *until)
+        self.due
     }
 
     /// When the last has: by then all that are in here now have gone out.
     pub fn last_due(&self) -> Option<Instant> {
-        self.events.back().map(|(until, _)| *until)
+        self.events.iter().map(|(until, _)| *until).max()
     }
 
     /// Keeps an event; returns one that has to go instead if there is no room.
-    fn keep(&mut self, event: Event, now: Instant) -> Option<Event> {
-        self.events.push_back((now + PATIENCE, event));
+    fn keep(&mut self, event: Event, until: Instant) -> Option<Event> {
+        self.events.push_back((until, event));
+        self.due = Some(self.due.map_or(until, |due| due.min(until)));
         if self.events.len() <= CAPACITY {
             return None;
         }
@@ -91,12 +106,12 @@ impl Held {
     }
 }
 
-/// Whether more may be known of the event's owner soon.
-fn waits(index: &Index, Attributed { event, who, .. }: &Attributed) -> bool {
+/// How long the event may wait, if more may be known of its owner soon.
+fn patience(index: &Index, Attributed { event, who, .. }: &Attributed) -> Option<Duration> {
     match who {
-        Attribution::Pending(..) => true,
-        Attribution::Unknown => index.should_scan(event.owner.cgroup_id),
-        _ => false,
+        Attribution::Pending(..) => Some(PATIENCE),
+        Attribution::Unknown if index.should_scan(event.owner.cgroup_id) => Some(SCAN_PATIENCE),
+        _ => None,
     }
 }
 
@@ -183,7 +198,8 @@ mod tests {
 
     #[test]
     fn nothing_waits_longer_than_that() {
-        let (mut held, mut index, now) = (Held::default(), index(), Instant::now());
+        let (mut held, mut index, now) = (Held::default(), Index::new(true), Instant::now());
+        index.cgroup_made(CART, &cgroup_path(1), now);
         let [connect, close] = opened_and_closed();
         held.admit(vec![connect], &mut index, now, never);
         let later = now + PATIENCE / 2;
@@ -195,6 +211,25 @@ mod tests {
         assert_eq!(events(held.release(&index, now + PATIENCE)), [connect]);
         assert_eq!(held.due(), Some(later + PATIENCE));
         assert_eq!(events(held.release_all(&index)), [close]);
+        assert_eq!(held.due(), None);
+    }
+
+    /// It waits for a scan, which takes longer; what comes later waits with it.
+    #[test]
+    fn what_nobody_told_of_waits_for_a_scan() {
+        let (mut held, mut index, now) = (Held::default(), Index::new(true), Instant::now());
+        let [connect, close] = opened_and_closed();
+        held.admit(vec![connect], &mut index, now, never);
+        assert_eq!(held.due(), Some(now + SCAN_PATIENCE));
+        index.cgroup_made(CART, &cgroup_path(1), now);
+        held.admit(vec![close], &mut index, now, never);
+
+        assert_eq!(held.release(&index, now + PATIENCE), []);
+        assert_eq!(held.due(), Some(now + SCAN_PATIENCE));
+        assert_eq!(
+            events(held.release(&index, now + SCAN_PATIENCE)),
+            [connect, close]
+        );
         assert_eq!(held.due(), None);
     }
 

@@ -13,6 +13,7 @@ mod ends;
 mod handle;
 mod held;
 mod kept;
+mod programs;
 mod seeding;
 mod selection;
 mod task;
@@ -20,5 +21,6 @@ mod waiting;
 
 pub use containers::Containers;
 pub use handle::{CannotAttach, Command, Handle, Listing, Refusal};
+pub use programs::Programs;
 pub use selection::{FilterSet, Pair, PinnedFilterSet};
 pub use task::{Inputs, Node, Parts};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
-use tcptracer::bpf::{Demand, Message, Outcome, PinDir};
+use tcptracer::bpf::{Demand, LostCgroups, Message, Outcome, PinDir};
 use tcptracer::clock::{Clock, monotonic_now};
 use tcptracer_event::{CgroupChange, Event, LossSource, Losses};
 use tokio::sync::{Notify, mpsc};
@@ -21,6 +21,7 @@ use super::ends::Ends;
 use super::handle::{CannotAttach, Command, Refusal};
 use super::held::Held;
 use super::kept::Kept;
+use super::programs::Programs;
 use super::seeding::Seeding;
 use super::selection::{self, Pair, PinnedFilterSet, Wanted};
 use super::waiting::Waiting;
@@ -81,10 +82,10 @@ pub struct Parts {
     pub attached: Demand,
     /// How long those stay attached that nobody needs.
     pub keep_attached: Duration,
-    /// Says to the programs that the subscribers' maps are about to get entries.
-    pub grow: Box<dyn Fn() -> Result<()> + Send>,
-    /// Has the programs ask these maps again, which have been changed.
-    pub changed: Box<dyn Fn() -> Result<()> + Send>,
+    /// Says to the programs what becomes of the subscribers' maps.
+    pub programs: Box<dyn Programs>,
+    /// The last cgroup that the first scan has found for sure. `None`: the programs do not know the cgroups that are reported.
+    pub decided: Option<u64>,
     /// Has what is open followed of whom these maps select. Takes long.
     pub seed: Arc<dyn Fn() -> Result<()> + Send + Sync>,
     /// Let the events of all pods pass also while nobody subscribes, for the history.
@@ -127,6 +128,11 @@ pub struct Node {
     /// has changed since.
     generation: u64,
     subscribers_changed: bool,
+    /// The last cgroup that the index knows, and the last up to which the programs were told that the maps hold what is wanted.
+    made: Option<u64>,
+    decided: Option<u64>,
+    /// How many new cgroups had been lost before the last scan whose findings the maps hold.
+    healed: LostCgroups,
     /// When to look for cgroups whose coming or going was not told.
     rescan: Option<Instant>,
     /// When to ask for the pods again.
@@ -161,6 +167,9 @@ impl Node {
             // Another than the index's: all is to be made.
             generation: u64::MAX,
             subscribers_changed: true,
+            made: parts.decided,
+            decided: None,
+            healed: LostCgroups::default(),
             rescan: None,
             ask: None,
             cared: now,
@@ -247,16 +256,7 @@ impl Node {
         match message {
             Message::Events(events) => self.on_events(events, now),
             Message::Lost(total) => self.on_losses(total, now),
-            Message::Cgroup(CgroupChange::Made { id, path }) => {
-                match self.parts.containers.follow_path(id, &path) {
-                    Some(path) => self.parts.index.cgroup_made(id, path, now),
-                    None => self.parts.index.note_outside(id),
-                }
-                self.want_pods(now);
-            }
-            Message::Cgroup(CgroupChange::Removed { id }) => {
-                self.parts.index.cgroup_removed(id, now);
-            }
+            Message::Cgroups(changes) => self.on_cgroups(changes, now),
             Message::Lacks(what, why) => {
                 warn!("{what}: {why}");
                 self.status.shortcomings.push(what.to_string());
@@ -264,6 +264,29 @@ impl Node {
             }
             Message::Hooks(number, done) => self.on_hooks(number, done, now),
             Message::Flushed(answered) => self.ends.flushed(answered, self.held.last_due()),
+        }
+    }
+
+    fn on_cgroups(&mut self, changes: Vec<CgroupChange>, now: Instant) {
+        let Parts {
+            index, containers, ..
+        } = &mut self.parts;
+        let mut made = None;
+        for change in changes {
+            match change {
+                CgroupChange::Made { id, path } => {
+                    match containers.follow_path(id, &path) {
+                        Some(path) => index.cgroup_made(id, path, now),
+                        None => index.note_outside(id),
+                    }
+                    made = Some(id);
+                }
+                CgroupChange::Removed { id } => index.cgroup_removed(id, now),
+            }
+        }
+        if let Some(id) = made {
+            self.made = self.made.map(|last| last.max(id));
+            self.want_pods(now);
         }
     }
 
@@ -476,8 +499,18 @@ impl Node {
     fn on_events(&mut self, events: Vec<Event>, now: Instant) {
         self.clock.keep_up();
         let Parts {
-            index, containers, ..
+            index,
+            containers,
+            programs,
+            ..
         } = &mut self.parts;
+        // That one was lost may be said later than its first event.
+        let is_unknown = |e: &Event| index.should_scan(e.owner.cgroup_id);
+        if events.iter().any(is_unknown) && programs.lost_cgroups().is_ok_and(|l| l != self.healed)
+        {
+            index.doubt();
+            self.rescan.get_or_insert(now);
+        }
         let scan = |index: &mut Index| containers.scan_again(index, now);
         let ready = self.held.admit(events, index, now, scan);
         if self.held.due().is_some() {
@@ -508,9 +541,8 @@ impl Node {
     }
 
     fn on_losses(&mut self, total: Losses, now: Instant) {
-        // A cgroup may be among what was lost. One that is not known is in no filter map, so it has no event
-        // by which it could be noticed.
-        if total.events() > self.losses.events() {
+        // One that is not known is in no filter map.
+        if total.cgroups > self.losses.cgroups {
             self.parts.index.doubt();
             self.rescan = Some(now);
         }
@@ -562,12 +594,15 @@ impl Node {
             self.parts.maps.refresh();
             self.parts.sets.iter_mut().for_each(|s| s.pair().refresh());
             // A program may have read a map before a change and remembered that as of after it.
-            warn_of((self.parts.changed)());
+            warn_of(self.parts.programs.changed());
             self.subscribers_changed = true;
             self.rescan = Some(now);
         }
+        let mut healed = None;
         if self.rescan.is_some_and(|due| due <= now) {
+            let lost = self.parts.programs.lost_cgroups();
             let scanned = self.parts.containers.scan_again(&mut self.parts.index, now);
+            healed = lost.ok().filter(|_| scanned);
             // Not so soon after the last time.
             self.rescan = (!scanned).then_some(now + CARE);
             self.want_pods(now);
@@ -595,8 +630,25 @@ impl Node {
             self.select(now);
             self.parts.containers.release(&self.parts.index);
         }
+        self.decide(healed);
         self.follow_demand(now);
         self.look_for_open(now);
+    }
+
+    /// Says to the programs up to which cgroup the maps hold what is wanted: later ones pass. `healed`: so many had been lost before
+    /// a scan found what there is.
+    fn decide(&mut self, healed: Option<LostCgroups>) {
+        let programs = &self.parts.programs;
+        if let Some(lost) = healed {
+            warn_of(programs.heal(lost));
+            self.healed = lost;
+        }
+        if let Some(last) = self.made
+            && self.made != self.decided
+        {
+            warn_of(programs.decide(last));
+            self.decided = self.made;
+        }
     }
 
     /// Makes the filter maps hold what is wanted.
@@ -609,19 +661,19 @@ impl Node {
         let grows = !self.wanted.includes(&wanted);
         if grows {
             self.seeding.grow();
-            warn_of((parts.grow)());
+            warn_of(parts.programs.grow());
         }
         let outcomes: Vec<Outcome> = std::iter::once(parts.maps.replace(&wanted))
             .chain(parts.sets.iter_mut().map(|set| set.follow(&parts.index)))
             .collect();
         self.wanted = wanted;
         if outcomes[0].changed {
-            warn_of((parts.changed)());
+            warn_of(parts.programs.changed());
         }
         // There is room, or there are rights, for what was wanted before.
         if outcomes[0].missing() < self.outcomes[0].missing() {
             self.seeding.grow();
-            warn_of((parts.grow)());
+            warn_of(parts.programs.grow());
         }
         // What failed is tried again with the next look at the maps, and told once.
         let names = std::iter::once("").chain(parts.sets.iter().map(PinnedFilterSet::name));

@@ -346,8 +346,12 @@ fn assert_taken_up(node: &Node, cart: &mut Container, db: &mut Container, open: 
     for kind in [EventType::Connect, EventType::Accept] {
         assert_eq!(to(&events, port, kind), made);
     }
+    // What comes between the hooks and the first that the watch gets has a number as well.
     let sequences: Vec<u64> = events.iter().map(|event| event.sequence).collect();
-    assert_eq!(sequences, Vec::from_iter(1..=agent.info().sequence));
+    assert_eq!(
+        sequences,
+        Vec::from_iter(sequences[0]..=agent.info().sequence)
+    );
 }
 
 /// Reads on until there are enough.

@@ -19,6 +19,7 @@ mod names;
 mod node;
 mod places;
 mod runc;
+mod selection;
 mod signals;
 mod streams;
 mod subscriber;
@@ -38,6 +39,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("limits", limits::TESTS),
     ("signals", signals::TESTS),
     ("losses", losses::TESTS),
+    ("selection", selection::TESTS),
     ("ends", ends::TESTS),
     ("idle", idle::TESTS),
     ("check", check::TESTS),

@@ -55,6 +55,19 @@ impl Container {
         self.nested.push(nested);
     }
 
+    /// Moves its process so many cgroups below its own, each in the one before.
+    pub fn nest_deep(&mut self, levels: usize) {
+        for _ in 0..levels {
+            let deepest = self.nested.first().unwrap_or(&self.cgroup);
+            let deeper = deepest.child("n");
+            // They are removed in this order.
+            self.nested.insert(0, deeper);
+        }
+        if let Some(deepest) = self.nested.first() {
+            deepest.add(self.actor.pid());
+        }
+    }
+
     /// Moves its process out of it, into the root of all cgroups.
     pub fn leave(&self) {
         let root = v2_mount().join("cgroup.procs");
@@ -123,17 +136,36 @@ struct Place {
     _kubepods: Cgroup,
     /// The root of the node's.
     root: Cgroup,
+    /// What is above that, the last first.
+    _above: Vec<Cgroup>,
 }
 
 impl Place {
     fn new() -> Self {
-        let root = Cgroup::new();
+        Self::at(Cgroup::new(), Vec::new())
+    }
+
+    /// The path of its root has at least so many bytes.
+    fn below(length: usize) -> Self {
+        const NAME: usize = 200;
+        let mut above = vec![Cgroup::new()];
+        while above[0].path_in_hierarchy().len() < length {
+            let deeper = above[0].child("n".repeat(NAME));
+            above.insert(0, deeper);
+        }
+        Self::at(above.remove(0), above)
+    }
+
+    fn at(root: Cgroup, above: Vec<Cgroup>) -> Self {
         let kubepods = root.child("kubepods");
+        let path = root.path_in_hierarchy();
+        let name = path.split('/').nth(1).expect("the root's has a name");
         Self {
-            pins: Path::new("/sys/fs/bpf").join(&root.path_in_hierarchy()[1..]),
+            pins: Path::new("/sys/fs/bpf").join(name),
             burstable: kubepods.child("burstable"),
             _kubepods: kubepods,
             root,
+            _above: above,
         }
     }
 }
@@ -176,11 +208,20 @@ impl Node {
 
     /// With more options for the agent. It sees no cgroups but the node's.
     pub fn with(options: &[&str]) -> Self {
-        Self::launched(&[], |cgroups| {
-            let cgroups = cgroups.to_str().expect("UTF-8");
-            let all = [&["--cgroupfs", cgroups], options].concat();
-            all.iter().map(ToString::to_string).collect()
+        Self::launched(&[], |cgroups| Self::sees_only(cgroups, options))
+    }
+
+    /// As [`Self::new`]. The path of its root cgroup has at least so many bytes.
+    pub fn below(length: usize) -> Self {
+        Self::launched_in(Place::below(length), &[], |cgroups| {
+            Self::sees_only(cgroups, &[])
         })
+    }
+
+    fn sees_only(cgroups: &Path, options: &[&str]) -> Vec<String> {
+        let cgroups = cgroups.to_str().expect("UTF-8");
+        let all = [&["--cgroupfs", cgroups], options].concat();
+        all.iter().map(ToString::to_string).collect()
     }
 
     /// With an agent that sees all cgroups, as that of a real node. There may be containers of others: until it has
@@ -197,8 +238,15 @@ impl Node {
 
     /// With an agent that is run by another command, and options that depend on where the node's cgroups are.
     pub fn launched(launcher: &[&str], options: impl FnOnce(&Path) -> Vec<String>) -> Self {
+        Self::launched_in(Place::new(), launcher, options)
+    }
+
+    fn launched_in(
+        place: Place,
+        launcher: &[&str],
+        options: impl FnOnce(&Path) -> Vec<String>,
+    ) -> Self {
         let mount = v2_mount();
-        let place = Place::new();
         let folder = TempDir::new().expect("a folder for the test");
         let pins = place.pins.clone();
         let launcher: Vec<String> = launcher.iter().map(ToString::to_string).collect();
@@ -249,6 +297,12 @@ impl Node {
     /// Where a pod's cgroups are in each hierarchy.
     pub fn pod_cgroup(&self, uid: &str) -> String {
         format!("{}/pod{uid}", self.place.burstable.path_in_hierarchy())
+    }
+
+    /// Makes cgroups that are no containers, and removes them.
+    pub fn make_cgroups(&self, count: usize) {
+        let made = (0..count).map(|n| self.place.burstable.child(format!("other-{n}")));
+        drop(made.collect::<Vec<_>>());
     }
 
     /// Where the hierarchy is by which the kernel knows cgroups.

@@ -22,6 +22,8 @@ pub const CASES: &[Test] = &[
     ("nothing_is_kept_of_others", nothing_is_kept_of_others),
     ("refusals_of_others_are_left", refusals_of_others_are_left),
     ("others_take_no_room", others_take_no_room),
+    ("undecided_cgroups_pass", undecided_cgroups_pass),
+    ("far_below_a_selected_cgroup", far_below_a_selected_cgroup),
     (
         "who_accepts_is_asked_and_not_who_listens",
         who_accepts_is_asked_and_not_who_listens,
@@ -285,6 +287,73 @@ fn others_take_no_room() {
     let connect = Want::connect(&selected, from, here);
     let accept = Want::accept(&selected, here, from);
     tracer.said_exactly(&Want::life(&connect, &accept, [Local, Remote]));
+}
+
+/// A cgroup so new that it may be one that is to be selected: who connects in it, and whose connections are to be accepted.
+fn undecided_cgroups_pass() {
+    let netns = Netns::new();
+    let map = Pin::holding(&[]);
+    let tracer = trace(&netns, |f| {
+        f.cgroup_map = Some(map.path().into());
+        f.owns_maps = true;
+    });
+    let cgroups = [(); 3].map(|()| Cgroup::new());
+    let [old, first, second] = [0, 1, 2].map(|i| in_cgroup("actor", &netns, &cgroups[i]));
+    let mut actors = [old, first, second];
+    let visit = |actor: &mut Actor| {
+        let here = actor.address("listen l 127.0.0.1:0");
+        let from = actor.address(&format!("connect c {here}"));
+        actor.ask("accept a l");
+        for then in ["close c", "eof a", "close a", "close l"] {
+            actor.ask(then);
+        }
+        let connect = Want::connect(actor, from, here);
+        let accept = Want::accept(actor, here, from);
+        Want::life(&connect, &accept, [Local, Remote])
+    };
+
+    let mut wanted = Vec::new();
+    tracer.decide(cgroups[0].id());
+    visit(&mut actors[0]);
+    wanted.extend(visit(&mut actors[1]));
+    wanted.extend(visit(&mut actors[2]));
+    map.insert(cgroups[1].id());
+    tracer.changed();
+    tracer.decide(cgroups[1].id());
+    wanted.extend(visit(&mut actors[1]));
+    wanted.extend(visit(&mut actors[2]));
+    tracer.decide(cgroups[2].id());
+    visit(&mut actors[2]);
+    wanted.extend(visit(&mut actors[1]));
+    tracer.said_exactly(&wanted);
+}
+
+/// A container may make cgroups as deep as it likes.
+fn far_below_a_selected_cgroup() {
+    const LEVELS: usize = 70;
+    let netns = Netns::new();
+    let tops = [Cgroup::new(), Cgroup::new()];
+    let map = Pin::holding(&[tops[0].id()]);
+    let tracer = trace(&netns, |f| {
+        f.cgroup_map = Some(map.path().into());
+        f.owns_maps = true;
+    });
+    // The last is to be removed first.
+    let below = tops.each_ref().map(|top| {
+        let mut below = Vec::new();
+        for _ in 0..LEVELS {
+            let deeper = below.first().unwrap_or(top).child("n");
+            below.insert(0, deeper);
+        }
+        below
+    });
+    let [mut selected, mut other] = [0, 1].map(|i| in_cgroup("actor", &netns, &below[i][0]));
+    let at = selected.address("connect-self c");
+    selected.ask("close c");
+    other.ask("connect-self c");
+    other.ask("close c");
+    let want = Want::connect(&selected, at, at);
+    tracer.said_exactly(&[want.clone(), want.close(Local)]);
 }
 
 /// The listener's owner is not who accepts: it has handed its socket over.

@@ -26,6 +26,7 @@ pub const CASES: &[Test] = &[
     }),
     ("ring_overflows", || on_one_cpu(ring_overflows)),
     ("state_map_is_full", state_map_is_full),
+    ("a_full_table_needs_no_event", a_full_table_needs_no_event),
 ];
 
 fn refused_by_the_thousand() {
@@ -189,6 +190,29 @@ fn all_or_lost(said: &Said, made: usize) -> usize {
         said.losses
     );
     said.events.len()
+}
+
+/// It is reported although nothing else is.
+fn a_full_table_needs_no_event() {
+    const ROOM: usize = 8;
+    let netns = Netns::new();
+    let (mut server, mut client) = server_and_client(&netns);
+    let mut trace = Trace::with(Config {
+        filter: of(&netns),
+        max_connections: ROOM as u32,
+        ..Config::default()
+    });
+    let at = server.address("listen l 127.0.0.1:0");
+    for i in 0..ROOM {
+        client.ask(&format!("connect c{i} {at}"));
+    }
+    // All that is to be said of them has been.
+    let said = trace.flush();
+    assert_eq!(said.count(Connect) + said.losses.map_full as usize, ROOM);
+    let before = said.losses.map_full;
+    client.ask(&format!("connect d {at}"));
+    trace.wait_for_map_full(before + 1);
+    assert_eq!(trace.flush().count(Accept), 0);
 }
 
 fn state_map_is_full() {
