@@ -33,6 +33,28 @@ static __always_inline void seed_listener(struct task_struct *task, struct sock 
 		add_listener(task, sk);
 }
 
+/*
+ * The role of an open connection, by what has been acknowledged and is on its way: a SYN is among it only if this side sent one,
+ * since the kernel makes the socket of an accepted connection after that. UNKNOWN where that cannot be said: while a process holds
+ * the lock, bytes may have been counted that have no sequence number yet, as those that this host itself has dropped.
+ */
+static __always_inline __u8 role_by_counts(struct sock *sk, __u8 state)
+{
+	struct tcp_sock *tp = (struct tcp_sock *)sk;
+	__u64 acked = BPF_CORE_READ(tp, bytes_acked);
+	__u32 beyond = BPF_CORE_READ(tp, snd_nxt) - BPF_CORE_READ(tp, snd_una);
+	__u64 payload = BPF_CORE_READ(tp, bytes_sent) - BPF_CORE_READ(tp, bytes_retrans);
+	__u64 flags = acked + beyond - payload;
+
+	if (BPF_CORE_READ(sk, sk_lock.owned))
+		return TT_ROLE_UNKNOWN;
+	if (state == BPF_TCP_FIN_WAIT2)
+		flags--;
+	else if (state != BPF_TCP_ESTABLISHED && state != BPF_TCP_CLOSE_WAIT)
+		return TT_ROLE_UNKNOWN;
+	return flags == 0 ? TT_ROLE_SERVER : flags == 1 ? TT_ROLE_CLIENT : TT_ROLE_UNKNOWN;
+}
+
 /* A client whose SYN was sent before the hooks were there to see it. */
 static __always_inline bool lacks_owner(const struct tt_conn *conn)
 {
@@ -69,8 +91,9 @@ static __always_inline bool seed(struct task_struct *task, struct sock *sk, stru
 			conn->role = TT_ROLE_CLIENT;
 			conn->source = TT_SOURCE_CONNECT;
 		} else {
+			/* The port may have another listener by now, or none. */
 			if (!conn->role)
-				conn->role = likely_role(conn);
+				conn->role = role_by_counts(sk, state) ?: likely_role(conn);
 			conn->source = TT_SOURCE_SNAPSHOT;
 		}
 	}

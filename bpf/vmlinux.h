@@ -209,6 +209,8 @@ struct tcp_sock {
 	__u64 bytes_retrans;
 	__u64 bytes_acked;
 	__u64 bytes_received;
+	__u32 snd_una;
+	__u32 snd_nxt;
 	__u32 total_retrans;
 	__u32 srtt_us;
 	bool is_mptcp;

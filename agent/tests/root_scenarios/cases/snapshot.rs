@@ -16,6 +16,7 @@ pub const CASES: &[Test] = &[
     }),
     ("connecting_before_the_start", connecting_before_the_start),
     ("open_in_several_namespaces", open_in_several_namespaces),
+    ("open_without_its_listener", open_without_its_listener),
     ("half_closed_before_the_start", half_closed_before_the_start),
 ];
 
@@ -111,6 +112,43 @@ fn open_in_several_namespaces() {
     let said = trace.stop_after(0);
     let of_ours = said.events.iter().filter(|e| ours.contains(&e.owner.pid));
     same(of_ours.map(Want::from), wanted)
+}
+
+/// Which end connected is known although nobody listens any more when the tracer starts. One has sent more than the other has read.
+fn open_without_its_listener() {
+    let netns = Netns::new();
+    let (mut server, mut client) = server_and_client(&netns);
+    let at = server.address("listen l 127.0.0.1:0");
+    let mut open = |name: &str| {
+        let from = client.address(&format!("connect {name} {at}"));
+        server.ask(&format!("accept {name} l"));
+        from
+    };
+    let (idle, half) = (open("idle"), open("half"));
+    let busy = open("busy");
+    client.ask("send busy 11");
+    server.ask("recv busy 11");
+    server.ask("send busy 7");
+    client.ask("shutdown half");
+    server.ask("eof half");
+    server.ask("close l");
+    let trace = Trace::with(Config {
+        filter: of(&netns),
+        existing: true,
+        ..Config::default()
+    });
+    let found = |from, sent, received| {
+        [
+            Want::connect(&client, from, at)
+                .existing()
+                .bytes(sent, received),
+            Want::accept(&server, at, from)
+                .existing()
+                .bytes(received, sent),
+        ]
+    };
+    let wanted = [found(idle, 0, 0), found(half, 0, 0), found(busy, 11, 7)];
+    trace.said_exactly(&wanted.concat());
 }
 
 fn half_closed_before_the_start() {
