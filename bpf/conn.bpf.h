@@ -239,8 +239,10 @@ static __noinline struct tt_conn *add_passive(struct sock *sk)
 static __noinline struct tt_conn *add_late(struct sock *sk, __u8 role, __u64 established)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-	struct tt_conn conn = {};
+	struct tt_conn conn = {}, *known;
 
+	/* What the table has of an earlier socket at this address makes room. */
+	find_or_retire(sk);
 	conn.netns = netns_of(sk);
 	conn.cookie = make_id(sk);
 	conn.t_established = established;
@@ -249,21 +251,27 @@ static __noinline struct tt_conn *add_late(struct sock *sk, __u8 role, __u64 est
 	if (tp)
 		conn.life = life_of(memory_of(sk), &conn, tp->segs_out);
 	insert_conn(key_of(sk), &conn);
-	return lookup_conn(key_of(sk));
+	known = lookup_conn(key_of(sk));
+	return known && known->cookie == conn.cookie ? known : NULL;
 }
 
 /*
  * A connection that should have been seen to begin: if it has no cookie, the kernel has skipped all programs for it until now,
- * because a task was preempted in each. One with a cookie found no room. NULL: it is counted.
+ * because a task was preempted in each. If it is a process that ends it, that one is taken for its owner. Others, and what has a
+ * cookie and found no room, are counted: then this returns NULL.
  */
 static __always_inline struct tt_conn *add_untracked(struct sock *sk)
 {
 	struct tt_conn *conn = NULL;
 
-	if (tt_config.skips && !may_be_followed(sk))
+	if (tt_config.skips && !may_be_followed(sk) && is_ended_by_process(sk))
 		conn = add_late(sk, TT_ROLE_UNKNOWN, 0);
-	if (!conn)
+	if (!conn) {
 		count(TT_UNTRACKED);
+		return NULL;
+	}
+	heal_connect(conn, sk, true);
+	heal_accept(conn, true);
 	return conn;
 }
 
@@ -498,11 +506,9 @@ static __always_inline void on_destroyed(struct sock *sk)
 	} else if (tt_config.skips && is_unseen(sk)) {
 		place = place_of_sock(sk);
 		conn = add_untracked(sk);
-		if (conn) {
-			heal_connect(conn, sk, true);
-			heal_accept(conn, true);
+		/* If the peer ended it, the process only let go of it. */
+		if (conn && !read_once(sk->sk_err))
 			capture_closer(conn);
-		}
 	}
 	if (!conn)
 		return;

@@ -59,7 +59,7 @@ static __always_inline bool cgroup_selected(__u64 id)
 	return false;
 }
 
-/* What is deeper is below one of these. The kubelet makes no container as deep as that; a container may make any. */
+/* So many levels below the root may a cgroup be that is selected itself. Those below it may be any. */
 #define TT_LEVELS 64
 
 /* Whether a cgroup or one above it is selected. By probe reads: the pointer may be a number. */
@@ -172,9 +172,9 @@ static __always_inline enum tt_verdict verdict_on(__u64 id, struct cgroup *cgrou
 	return settle(&question, look_up(id, cgroup, is_undecided(id)));
 }
 
-/* The same of a process. `task` is the process, or NULL. */
+/* The same of a process. `cgroup`: its own, or NULL. */
 static __always_inline enum tt_verdict verdict_on_process(const struct tt_process *process,
-							  struct task_struct *task)
+							  struct cgroup *cgroup)
 {
 	struct tt_question question;
 	enum tt_verdict verdict = recall(&question, process->cgroup_id, short_mntns(process->mntns));
@@ -187,7 +187,7 @@ static __always_inline enum tt_verdict verdict_on_process(const struct tt_proces
 	if (tt_config.by_mntns && mounts == tt_config.either)
 		verdict = mounts ? TT_SELECTED : TT_FOREIGN;
 	else if (tt_config.by_cgroup)
-		verdict = look_up(process->cgroup_id, task ? task_cgroup(task) : NULL, undecided);
+		verdict = look_up(process->cgroup_id, cgroup, undecided);
 	else
 		verdict = TT_SELECTED;
 	return settle(&question, verdict);
@@ -202,19 +202,19 @@ static __always_inline bool maps_pass(const struct tt_process *process)
 	return !tt_config.by_mntns || holds(&mntnsmap, process->mntns);
 }
 
-/* `task` is the process, or NULL. What is not settled passes: the reader knows whose it is. */
-static __always_inline bool passes(const struct tt_process *process, struct task_struct *task)
+static __always_inline bool is_other_process(const struct tt_process *process)
 {
-	if (tt_config.pid && process->pid != tt_config.pid)
+	return tt_config.pid && process->pid != tt_config.pid;
+}
+
+/* What is not settled passes: the reader knows whose it is. */
+static __always_inline bool selected(const struct tt_process *process)
+{
+	if (is_other_process(process))
 		return false;
 	if (!tt_config.owns_maps)
 		return maps_pass(process);
-	return verdict_on_process(process, task) != TT_FOREIGN;
-}
-
-static __always_inline bool selected(const struct tt_process *process)
-{
-	return passes(process, NULL);
+	return verdict_on_process(process, NULL) != TT_FOREIGN;
 }
 
 /*

@@ -96,7 +96,7 @@ struct {
 /* In a map of its own, which the reader writes. Unless it says otherwise, all cgroups are decided. */
 volatile struct tt_generation tt_generation SEC(".data.generation") = {.decided = -1};
 
-/* Likewise, which the reader reads. The kernel makes one cgroup at a time: there is one writer. */
+/* In a map of its own as well, which the reader reads. The kernel makes one cgroup at a time, so that it has one writer at a time. */
 volatile struct tt_made tt_made SEC(".data.made") = {};
 
 struct {

@@ -85,10 +85,10 @@ static __always_inline void read_comm(struct task_struct *task, char *comm)
 	comm[TT_COMM_LEN - 1] = 0;
 }
 
-static __always_inline __u64 task_cgroup_id(struct task_struct *task)
+/* Of a task's cgroup. */
+static __always_inline __u64 id_of_cgroup(struct cgroup *cgroup)
 {
-	return task_is_trusted() ? task->cgroups->dfl_cgrp->kn->id
-				 : BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+	return task_is_trusted() ? cgroup->kn->id : BPF_CORE_READ(cgroup, kn, id);
 }
 
 /* An exiting task has no nsproxy any more: then this is 0, which no map holds. */
@@ -100,7 +100,7 @@ static __always_inline __u32 task_mntns(struct task_struct *task)
 
 static __always_inline void read_process(struct task_struct *task, struct tt_process *process)
 {
-	process->cgroup_id = task_cgroup_id(task);
+	process->cgroup_id = id_of_cgroup(task_cgroup(task));
 	process->mntns = task_mntns(task);
 	process->pid = task_tgid(task);
 	if (task_is_trusted()) {

@@ -81,10 +81,12 @@ static __always_inline bool seed(struct task_struct *task, struct sock *sk, stru
 	else if (memory)
 		conn->life = memory->conn.life + 1;
 	if (conn->source != TT_SOURCE_UNKNOWN) {
-		if (tt_config.owns_maps && !selected(&conn->owner))
+		/* Where the owner is not known to be selected, who holds the socket may be. */
+		if (tt_config.owns_maps &&
+		    verdict_on_process(&conn->owner, NULL) != TT_SELECTED && !is_chosen(task))
 			return false;
 	} else {
-		if (!is_wanted(task))
+		if (!is_chosen(task))
 			return false;
 		read_process(task, &conn->owner);
 		if (state == BPF_TCP_SYN_SENT) {
@@ -143,7 +145,7 @@ static __always_inline void seed_connection(struct task_struct *task, struct soc
 	if (has_cookie)
 		memory = memory_of(sk);
 	/* Sockets that nobody asks about get no id: those without a cookie are left early. */
-	if (!memory && !is_wanted(task))
+	if (!memory && !is_chosen(task))
 		return;
 	/* Makes the cookie, to be found below. */
 	if (has_cookie)

@@ -11,20 +11,36 @@
 
 #define TT_ROOT_CGROUP 1
 
+/* Only where nobody but the reader edits the maps. */
+static __always_inline enum tt_verdict verdict_on_task(struct task_struct *task)
+{
+	struct tt_process process = {};
+	struct cgroup *cgroup = NULL;
+
+	if (tt_config.pid)
+		process.pid = task_tgid(task);
+	/* Read once: it may be moved to another one. */
+	if (tt_config.by_cgroup) {
+		cgroup = task_cgroup(task);
+		process.cgroup_id = id_of_cgroup(cgroup);
+	}
+	if (tt_config.by_mntns)
+		process.mntns = task_mntns(task);
+	if (is_other_process(&process))
+		return TT_FOREIGN;
+	return verdict_on_process(&process, cgroup);
+}
+
 /* The process is the one that acts. */
 static __always_inline bool is_wanted(struct task_struct *task)
 {
-	struct tt_process process = {};
+	return !tt_config.owns_maps || verdict_on_task(task) != TT_FOREIGN;
+}
 
-	if (!tt_config.owns_maps)
-		return true;
-	if (tt_config.pid)
-		process.pid = task_tgid(task);
-	if (tt_config.by_cgroup)
-		process.cgroup_id = task_cgroup_id(task);
-	if (tt_config.by_mntns)
-		process.mntns = task_mntns(task);
-	return passes(&process, task);
+/* The same of what is open already: whoever is undecided is looked for once more when that is decided. */
+static __always_inline bool is_chosen(struct task_struct *task)
+{
+	return !tt_config.owns_maps || verdict_on_task(task) == TT_SELECTED;
 }
 
 /* The cgroup of the process that made the socket or, if it was accepted, the socket that listens. Its id is 0 if it is not known. */
@@ -114,20 +130,28 @@ static __always_inline bool is_untracked(struct sock *sk)
 	return is_grafted(sk) && !is_of_other_family(sk) && is_seeded();
 }
 
+/* A process ends it by a call of its own. A kernel thread, such as that of MPTCP, does so for others. */
+static __always_inline bool is_ended_by_process(struct sock *sk)
+{
+	return is_locked(sk) && !(task_flags(current_task()) & PF_KTHREAD);
+}
+
 /*
- * The same of a socket that goes away and has no cookie, if its process's call ends it: a connection of which no program has seen
- * anything. The process has let go of it. A kernel thread ends those of others.
+ * The same as is_untracked() of a socket that goes away and has no cookie. It has no file any more. A server that has sent
+ * nothing is not found: nothing shows that its handshake was over.
  */
 static __always_inline bool is_unseen(struct sock *sk)
 {
-	struct task_struct *task = current_task();
 	struct tcp_sock *tp;
 
-	if (!is_locked(sk) || !is_candidate(sk) || is_of_other_family(sk) || !is_seeded())
+	if (!is_ended_by_process(sk) || !is_candidate(sk) || is_of_other_family(sk) || !is_seeded())
 		return false;
 	/* It was established: the peer has acknowledged a SYN or a FIN. */
 	tp = bpf_skc_to_tcp_sock(sk);
-	return tp && tp->bytes_acked && !(task_flags(task) & PF_KTHREAD) && is_wanted(task);
+	if (!tp || !tp->bytes_acked)
+		return false;
+	return !tt_config.owns_maps ||
+	       (verdict_on_socket(sk) != TT_FOREIGN && is_wanted(current_task()));
 }
 
 #endif

@@ -5,8 +5,9 @@ The ring thread owns the loaded object, the ring and the counters from load to d
 ([`super::attachment`]). It never blocks on anything but the ring, and never panics: a panic in a ring
 callback would abort the process. What its consumer is too slow to take is dropped and counted.
 
-The reader costs nothing while nothing happens: it says that it is about to block, and the next
-event wakes it. While events keep coming it drains on a timer and nobody wakes it.
+The reader costs next to nothing while nothing happens: it says that it is about to block, and the next
+event wakes it; while hooks are attached it looks at the counters about once a second. While events keep coming it
+drains on a timer and nobody wakes it.
 */
 
 use std::cell::RefCell;
@@ -204,10 +205,7 @@ impl Ready {
             &skel.maps.verdicts,
             &skel.maps.data_made,
         )?;
-        // Until it is said which are decided: v2's, by which the programs know processes.
-        if config.filter.owns_maps && config.cgroups == Some(0) {
-            generation.decide(0)?;
-        }
+
         Ok(Self {
             plan,
             connections: Connections::new(&skel.maps.sets, &skel.maps.conns, undecodable)?,
@@ -569,10 +567,10 @@ fn drain_until_stopped(
             report.events_came();
         }
         report.look_if_due(skel, &mut out);
+        answer(&mut asks, skel, &mut report, &mut out);
         if hooks.attachment.is_attached() {
             report.hooks_are_attached();
         }
-        answer(&mut asks, skel, &mut report, &mut out);
         drop(out);
         if drained || asks.open().is_some() || hooks.open(&asks).is_some() {
             if is_ready(asks.as_fd(), &[], Some(DRAIN_INTERVAL)) && asks.take() {

@@ -47,11 +47,12 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     said: tt_generation,
-    /// How many cgroups the ring thread has lost.
+    /// How many cgroups the ring thread has lost, and the first of them since the last look began.
     unsaid: u64,
+    since: u64,
 }
 
-/// How many new cgroups had been lost at some time.
+/// How many new cgroups had been lost when a look at all of them began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LostCgroups {
     by_programs: u64,
@@ -71,7 +72,11 @@ impl Generation {
             map: keep(map)?,
             verdicts: keep(verdicts)?,
             made: keep(made)?,
-            now: Mutex::new(State { said, unsaid: 0 }),
+            now: Mutex::new(State {
+                said,
+                unsaid: 0,
+                since: 0,
+            }),
         })))
     }
 
@@ -112,22 +117,29 @@ impl Generation {
         self.set(|now| now.decided = last)
     }
 
-    /// How many new cgroups have been lost. Asked before a look at all of them.
-    pub fn lost_cgroups(&self) -> Result<LostCgroups> {
+    /// A look at all cgroups begins. How many new ones have been lost.
+    pub fn begin_look(&self) -> Result<LostCgroups> {
         let [_, by_programs] = self.made()?;
+        let mut now = self.now();
+        now.since = 0;
         Ok(LostCgroups {
             by_programs,
-            by_reader: self.now().unsaid,
+            by_reader: now.unsaid,
         })
     }
 
-    /// The maps hold what they are to hold of the cgroups that were lost by then.
+    /// Whether new cgroups have been lost since then.
+    pub fn has_lost(&self, then: LostCgroups) -> Result<bool> {
+        let [_, by_programs] = self.made()?;
+        Ok((by_programs, self.now().unsaid) != (then.by_programs, then.by_reader))
+    }
+
+    /// The maps hold what they are to hold of the cgroups that this look has found.
     pub fn heal(&self, lost: LostCgroups) -> Result<()> {
         self.update(|state| {
             state.said.healed = lost.by_programs;
-            if state.unsaid == lost.by_reader {
-                state.said.unsaid = 0;
-            }
+            // Those that have been lost since then.
+            state.said.unsaid = state.since;
         })
     }
 
@@ -136,8 +148,10 @@ impl Generation {
         // An element of an array can always be written.
         let _ = self.update(|state| {
             state.unsaid += 1;
-            if state.said.unsaid == 0 {
-                state.said.unsaid = id;
+            for first in [&mut state.said.unsaid, &mut state.since] {
+                if *first == 0 {
+                    *first = id;
+                }
             }
         });
     }

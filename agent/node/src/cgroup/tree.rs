@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use procfs::process::Process;
 use rustix::fs::statfs;
+use rustix::io::Errno;
 
 use super::processes::MAX_PROCESSES;
 
@@ -150,13 +151,11 @@ impl Hierarchy {
         let mut next = vec![(self.root.clone(), String::new(), 0)];
 
         while let Some((folder, path, depth)) = next.pop() {
-            let folders = match folders(&folder) {
-                Err(e) if depth == 0 => {
-                    return Err(e).with_context(|| format!("cannot list {}", folder.display()));
-                }
-                folders => folders.into_iter().flatten(),
+            let entries = match folders(&folder) {
+                Err(e) if depth > 0 && is_gone(&e) => continue,
+                entries => entries.with_context(|| format!("cannot list {}", folder.display()))?,
             };
-            for entry in folders {
+            for entry in entries {
                 let name = entry.file_name();
                 let path = format!("{path}/{}", name.to_string_lossy());
                 found.push(Cgroup {
@@ -201,6 +200,12 @@ impl Hierarchy {
             .join("cgroup.procs");
         fs::read_to_string(list).is_ok_and(|list| list.lines().any(|pid| pid == "0"))
     }
+}
+
+/// A cgroup that is removed while it is looked at.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(Errno::NODEV.raw_os_error())
 }
 
 /// What is in a folder and is a folder, not a link to one. What goes away meanwhile is left out.

@@ -13,6 +13,9 @@ use crate::identity::{Container, ContainerKey, Index};
 /// Between two scans. A scan is asked for by an event of a cgroup that nobody told of, which is rare.
 const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 
+/// After a scan that failed, until the next one.
+const RETRY: Duration = Duration::from_secs(10);
+
 /// Between the first looks for the processes of a container; doubled each time.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
 
@@ -42,7 +45,8 @@ pub struct Containers {
     due: Option<Instant>,
     /// The index's generation as of the last look: in the same, no other container lacks its namespace.
     looked_at: Option<u64>,
-    scanned: Option<Instant>,
+    /// Not before then.
+    next_scan: Option<Instant>,
 }
 
 impl Containers {
@@ -59,24 +63,28 @@ impl Containers {
             looks: HashMap::new(),
             due: None,
             looked_at: None,
-            scanned: None,
+            next_scan: None,
         }
     }
 
     /// Tells the index about every cgroup there is.
     pub fn scan(&mut self, index: &mut Index, now: Instant) -> Result<()> {
-        self.scanned = Some(now);
+        self.next_scan = Some(now + SCAN_INTERVAL);
         index.scanned(&self.hierarchy.scan()?, now);
         Ok(())
     }
 
-    /// Scans if the last time is long enough ago; says whether it did.
+    /// Scans if the last time is long enough ago. Whether it has; after a scan that failed, not before long.
     pub fn scan_again(&mut self, index: &mut Index, now: Instant) -> bool {
-        let due = self.scanned.is_none_or(|at| now - at >= SCAN_INTERVAL);
-        if due && let Err(e) = self.scan(index, now) {
-            warn!("cannot look at the cgroups: {e:#}");
+        if self.next_scan.is_some_and(|at| now < at) {
+            return false;
         }
-        due
+        let scanned = self.scan(index, now);
+        if let Err(e) = &scanned {
+            warn!("cannot look at the cgroups: {e:#}");
+            self.next_scan = Some(now + RETRY);
+        }
+        scanned.is_ok()
     }
 
     /// Where a scan finds the cgroup that the kernel tells of by its path from the kernel's root; `None` if

@@ -1,6 +1,6 @@
 //! Events that wait to be named. Pure.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use tcptracer_event::Event;
@@ -14,9 +14,10 @@ const PATIENCE: Duration = Duration::from_millis(50);
 const SCAN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Events that wait at most; with more, the oldest go unnamed.
-const CAPACITY: usize = 4096;
+const CAPACITY: usize = 16_384;
 
-/// Events in the order in which they came. None goes out while an earlier one of the same owner is in here.
+/// Events in the order in which they came, and when that was. None goes out while an earlier one of the same owner is in here: all
+/// of them wait for the same, and what lets one go lets go of those before it first.
 #[derive(Debug, Default)]
 pub struct Held {
     events: VecDeque<(Instant, Event)>,
@@ -47,7 +48,7 @@ impl Held {
             let attributed = index.attributed(event);
             match patience(index, &attributed) {
                 Some(patience) => {
-                    let evicted = self.keep(event, now + patience);
+                    let evicted = self.keep(event, now, patience);
                     out.extend(evicted.map(|event| index.attributed(event)));
                 }
                 None => out.push(attributed),
@@ -59,22 +60,18 @@ impl Held {
     /// Takes out those that have waited long enough, or of which no more is to be known.
     pub fn release(&mut self, index: &Index, now: Instant) -> Vec<Attributed> {
         let mut released = Vec::new();
-        let mut staying = HashSet::new();
-        self.due = None;
-        self.events.retain(|(until, event)| {
+        let mut due: Option<Instant> = None;
+        self.events.retain(|(since, event)| {
             let attributed = index.attributed(*event);
-            let owner = event.owner.cgroup_id;
-            let waits = *until > now && patience(index, &attributed).is_some();
-            let stays = waits || staying.contains(&owner);
-            if waits {
-                staying.insert(owner);
-                self.due = Some(self.due.map_or(*until, |due| due.min(*until)));
+            let until = patience(index, &attributed).map(|patience| *since + patience);
+            let until = until.filter(|until| *until > now);
+            match until {
+                Some(until) => due = Some(due.map_or(until, |due| due.min(until))),
+                None => released.push(attributed),
             }
-            if !stays {
-                released.push(attributed);
-            }
-            stays
+            until.is_some()
         });
+        self.due = due;
         released
     }
 
@@ -90,14 +87,16 @@ impl Held {
         self.due
     }
 
-    /// When the last has: by then all that are in here now have gone out.
+    /// By then all that are in here now have gone out.
     pub fn last_due(&self) -> Option<Instant> {
-        self.events.iter().map(|(until, _)| *until).max()
+        let last = self.events.back();
+        last.map(|(since, _)| *since + SCAN_PATIENCE)
     }
 
     /// Keeps an event; returns one that has to go instead if there is no room.
-    fn keep(&mut self, event: Event, until: Instant) -> Option<Event> {
-        self.events.push_back((until, event));
+    fn keep(&mut self, event: Event, now: Instant, patience: Duration) -> Option<Event> {
+        let until = now + patience;
+        self.events.push_back((now, event));
         self.due = Some(self.due.map_or(until, |due| due.min(until)));
         if self.events.len() <= CAPACITY {
             return None;
@@ -214,20 +213,17 @@ mod tests {
         assert_eq!(held.due(), None);
     }
 
-    /// It waits for a scan, which takes longer; what comes later waits with it.
+    /// It waits for a scan, which takes longer, and once that has found the cgroup no longer than others.
     #[test]
     fn what_nobody_told_of_waits_for_a_scan() {
         let (mut held, mut index, now) = (Held::default(), Index::new(true), Instant::now());
         let [connect, close] = opened_and_closed();
-        held.admit(vec![connect], &mut index, now, never);
+        held.admit(vec![connect, close], &mut index, now, never);
         assert_eq!(held.due(), Some(now + SCAN_PATIENCE));
-        index.cgroup_made(CART, &cgroup_path(1), now);
-        held.admit(vec![close], &mut index, now, never);
-
         assert_eq!(held.release(&index, now + PATIENCE), []);
-        assert_eq!(held.due(), Some(now + SCAN_PATIENCE));
+        index.cgroup_made(CART, &cgroup_path(1), now);
         assert_eq!(
-            events(held.release(&index, now + SCAN_PATIENCE)),
+            events(held.release(&index, now + PATIENCE)),
             [connect, close]
         );
         assert_eq!(held.due(), None);

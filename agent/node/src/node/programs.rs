@@ -14,10 +14,13 @@ pub trait Programs: Send {
     /// The maps hold what is wanted of the cgroups up to this one: later ones pass.
     fn decide(&self, last: u64) -> Result<()>;
 
-    /// How many new cgroups have been lost. Asked before a scan.
-    fn lost_cgroups(&self) -> Result<LostCgroups>;
+    /// A scan begins. How many new cgroups have been lost.
+    fn begin_look(&self) -> Result<LostCgroups>;
 
-    /// The maps hold what is wanted of those as well.
+    /// Whether new cgroups have been lost since then.
+    fn has_lost(&self, then: LostCgroups) -> Result<bool>;
+
+    /// The maps hold what is wanted of those that this scan has found.
     fn heal(&self, lost: LostCgroups) -> Result<()>;
 }
 
@@ -34,8 +37,12 @@ impl Programs for Generation {
         self.decide(last)
     }
 
-    fn lost_cgroups(&self) -> Result<LostCgroups> {
-        self.lost_cgroups()
+    fn begin_look(&self) -> Result<LostCgroups> {
+        self.begin_look()
+    }
+
+    fn has_lost(&self, then: LostCgroups) -> Result<bool> {
+        self.has_lost(then)
     }
 
     fn heal(&self, lost: LostCgroups) -> Result<()> {

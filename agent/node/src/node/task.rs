@@ -28,7 +28,7 @@ use super::waiting::Waiting;
 use crate::api;
 use crate::filter::Matcher;
 use crate::hub::{Hub, Loss, Status, Taken};
-use crate::identity::{Attributed, Attribution, Index, Owner};
+use crate::identity::{Attributed, Attribution, Index, LINGER, Owner};
 use crate::kube::Update;
 use crate::metrics::Metrics;
 use crate::report::Report;
@@ -133,6 +133,8 @@ pub struct Node {
     decided: Option<u64>,
     /// How many new cgroups had been lost before the last scan whose findings the maps hold.
     healed: LostCgroups,
+    /// When it was last noticed that some were.
+    missed: Option<Instant>,
     /// When to look for cgroups whose coming or going was not told.
     rescan: Option<Instant>,
     /// When to ask for the pods again.
@@ -170,6 +172,7 @@ impl Node {
             made: parts.decided,
             decided: None,
             healed: LostCgroups::default(),
+            missed: None,
             rescan: None,
             ask: None,
             cared: now,
@@ -506,9 +509,9 @@ impl Node {
         } = &mut self.parts;
         // That one was lost may be said later than its first event.
         let is_unknown = |e: &Event| index.should_scan(e.owner.cgroup_id);
-        if events.iter().any(is_unknown) && programs.lost_cgroups().is_ok_and(|l| l != self.healed)
-        {
+        if events.iter().any(is_unknown) && programs.has_lost(self.healed).unwrap_or(true) {
             index.doubt();
+            self.missed = Some(now);
             self.rescan.get_or_insert(now);
         }
         let scan = |index: &mut Index| containers.scan_again(index, now);
@@ -522,8 +525,21 @@ impl Node {
     /// Hands events out, under the names that are known now.
     fn publish(&mut self, mut events: Vec<Attributed>) {
         let parts = &mut self.parts;
+        let mut nameless = 0;
         for Attributed { event, who, .. } in &events {
             parts.metrics.count(event, who);
+            let is_nameless = *who == Attribution::Unknown && event.owner.cgroup_id != 0;
+            nameless += u64::from(is_nameless);
+        }
+        // Of containers that were gone before a scan could find them: who asks for them by name does not get these.
+        let has_missed = self.missed.is_some_and(|at| at.elapsed() < LINGER);
+        if has_missed && nameless > 0 {
+            let loss = Loss {
+                source: LossSource::Agent,
+                count: nameless,
+            };
+            parts.metrics.count_loss(loss);
+            parts.hub.lost(loss, monotonic_now());
         }
         // Its own agent tells of it.
         events.retain(|attributed| attributed.who != Attribution::Foreign);
@@ -544,6 +560,7 @@ impl Node {
         // One that is not known is in no filter map.
         if total.cgroups > self.losses.cgroups {
             self.parts.index.doubt();
+            self.missed = Some(now);
             self.rescan = Some(now);
         }
         let before = self.losses.by_source();
@@ -600,7 +617,7 @@ impl Node {
         }
         let mut healed = None;
         if self.rescan.is_some_and(|due| due <= now) {
-            let lost = self.parts.programs.lost_cgroups();
+            let lost = self.parts.programs.begin_look();
             let scanned = self.parts.containers.scan_again(&mut self.parts.index, now);
             healed = lost.ok().filter(|_| scanned);
             // Not so soon after the last time.
@@ -647,6 +664,10 @@ impl Node {
             && self.made != self.decided
         {
             warn_of(programs.decide(last));
+            // Until the first time all were decided, also those that the maps lack.
+            if self.decided.is_none() {
+                warn_of(programs.changed());
+            }
             self.decided = self.made;
         }
     }

@@ -175,8 +175,12 @@ impl Programs for NoPrograms {
         Ok(())
     }
 
-    fn lost_cgroups(&self) -> Result<LostCgroups> {
+    fn begin_look(&self) -> Result<LostCgroups> {
         Ok(LostCgroups::default())
+    }
+
+    fn has_lost(&self, _: LostCgroups) -> Result<bool> {
+        Ok(false)
     }
 
     fn heal(&self, _: LostCgroups) -> Result<()> {
