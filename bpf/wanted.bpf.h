@@ -37,7 +37,7 @@ static __always_inline bool is_wanted(struct task_struct *task)
 	return !tt_config.owns_maps || verdict_on_task(task) != TT_FOREIGN;
 }
 
-/* The same of what is open already: whoever is undecided is looked for once more when that is decided. */
+/* The same of what is open already. What an undecided one has open is looked for once that is decided. */
 static __always_inline bool is_chosen(struct task_struct *task)
 {
 	return !tt_config.owns_maps || verdict_on_task(task) == TT_SELECTED;
@@ -124,7 +124,7 @@ static __always_inline bool is_untracked(struct sock *sk)
 
 		/* Without the lock, any process is the current one. */
 		if (verdict == TT_FOREIGN || (verdict == TT_UNSETTLED && !is_locked(sk)) ||
-		    (is_locked(sk) && !is_wanted(current_task())))
+		    (is_locked(sk) && !is_chosen(current_task())))
 			return false;
 	}
 	return is_grafted(sk) && !is_of_other_family(sk) && is_seeded();
@@ -151,7 +151,7 @@ static __always_inline bool is_unseen(struct sock *sk)
 	if (!tp || !tp->bytes_acked)
 		return false;
 	return !tt_config.owns_maps ||
-	       (verdict_on_socket(sk) != TT_FOREIGN && is_wanted(current_task()));
+	       (verdict_on_socket(sk) != TT_FOREIGN && is_chosen(current_task()));
 }
 
 #endif
