@@ -31,11 +31,15 @@ pub struct Agent {
     _log: Lines,
 }
 
+/// As the image has it (Dockerfile).
+const IMAGE_TUNABLES: &str = "glibc.malloc.mmap_threshold=1048576";
+
 impl Agent {
     /// Returns once it knows its pods, and nothing is attached that is not needed.
     pub fn start(node: &Node, cpu: usize, counter: Option<&Counter>) -> Result<Self> {
         let mut command = tied::command(&program("tcptracer-agent"), cpu)?;
         command
+            .env("GLIBC_TUNABLES", IMAGE_TUNABLES)
             .args(["--node-name", "bench", "--detach-after", "0"])
             .args(["--grpc-listen", "127.0.0.1:0"])
             .args(["--http-listen", "127.0.0.1:0"])

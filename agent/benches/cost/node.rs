@@ -1,8 +1,9 @@
-//! A node for an agent: pods with cgroups, in one of which the load is, and a folder for pins. They go with it.
+//! A node for an agent: pods with cgroups, each with a process, in one of which the load is, and a folder for pins. They go with
+//! it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process;
+use std::process::{self, Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -19,6 +20,8 @@ pub const LOADED: &str = "loaded";
 pub const OTHERS: &str = "others";
 
 pub struct Node {
+    /// One in each container, with mounts of its own. An agent looks for it again and again where there is none.
+    processes: Vec<Child>,
     /// The innermost first: each is removed before the one it is in.
     containers: Vec<Cgroup>,
     _pods: Vec<Cgroup>,
@@ -44,8 +47,10 @@ impl Node {
             .map(|number| burstable.child(format!("pod{}", uid(number))))
             .collect();
         let containers = pods.iter().zip(0..).map(|(pod, n)| pod.child(id(n)));
+        let containers: Vec<Cgroup> = containers.collect();
         Ok(Self {
-            containers: containers.collect(),
+            processes: containers.iter().map(sleeper).collect::<Result<_>>()?,
+            containers,
             _pods: pods,
             _above: [burstable, kubepods, root],
             folder,
@@ -71,9 +76,23 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        for process in &mut self.processes {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
         // An agent that was killed has left them.
         let _ = fs::remove_dir_all(&self.pins);
     }
+}
+
+fn sleeper(container: &Cgroup) -> Result<Child> {
+    let process = Command::new("unshare")
+        .args(["--mount", "sleep", "infinity"])
+        .stdin(Stdio::null())
+        .spawn()
+        .context("cannot run unshare")?;
+    container.add(process.id());
+    Ok(process)
 }
 
 fn pod(number: u32) -> Value {
