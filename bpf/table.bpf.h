@@ -63,7 +63,6 @@ static __always_inline __u64 probed_key_of(struct sock *sk)
  */
 volatile __u32 tt_cookieless = 0;
 
-
 /* Where a key is looked for. To find that takes as long as to look. */
 struct tt_place {
 	__u64 key;

@@ -9,7 +9,7 @@ pub enum LossSource {
     Connections,
     /// Connections ended that were not followed.
     Untracked,
-    /// The agent was too slow.
+    /// The agent was too slow, or could not learn the container of an event.
     Agent,
     /// The subscriber was too slow.
     Subscriber,
