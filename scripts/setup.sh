@@ -86,7 +86,6 @@ cost)
 	need_command cpio cpio
 	need_command jq jq
 	need_command qemu-system-x86_64 qemu-system-x86
-	need_command unshare util-linux
 	need_command tcplife libbpf-tools
 	need_command xz xz-utils
 	[ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || missing+=(busybox-static)

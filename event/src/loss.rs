@@ -50,7 +50,7 @@ pub struct Losses {
     /// Runs of our programs that the kernel skipped because they were running already. Most of
     /// what they would have said is made up for by a later hook.
     pub skipped_runs: u64,
-    /// Cgroups whose coming or going was not reported. No events: who keeps track of cgroups has to look for itself.
+    /// Cgroups whose creation or removal was not reported. They are no events: a consumer that keeps track of cgroups has to scan.
     pub cgroups: u64,
 }
 

@@ -10,7 +10,7 @@ use crate::identity::{Attributed, Attribution, Index};
 /// How long an event waits for a name. A pod's name is known before its container, or soon after.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// How long an event of a cgroup waits that nobody told of: scans, which say whose it is, are a second apart at most.
+/// How long an event waits if the agent does not know its cgroup: scans, which find the cgroup, are a second apart at most.
 const SCAN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Events that wait at most; with more, the oldest go unnamed.

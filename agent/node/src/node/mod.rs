@@ -8,6 +8,7 @@ question make it work long, or keep it from the tracer: what takes time is done 
 */
 
 mod containers;
+mod decisions;
 mod demands;
 mod ends;
 mod handle;

@@ -1,4 +1,4 @@
-//! What the programs are told of the maps by which they filter.
+//! What the agent tells the kernel's programs about their filter maps.
 
 use anyhow::Result;
 use tcptracer::bpf::{Generation, LostCgroups};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
-use tcptracer::bpf::{Demand, LostCgroups, Message, Outcome, PinDir};
+use tcptracer::bpf::{Demand, Message, Outcome, PinDir};
 use tcptracer::clock::{Clock, monotonic_now};
 use tcptracer_event::{CgroupChange, Event, LossSource, Losses};
 use tokio::sync::{Notify, mpsc};
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::containers::Containers;
+use super::decisions::Decisions;
 use super::demands::Demands;
 use super::ends::Ends;
 use super::handle::{CannotAttach, Command, Refusal};
@@ -28,7 +29,7 @@ use super::waiting::Waiting;
 use crate::api;
 use crate::filter::Matcher;
 use crate::hub::{Hub, Loss, Status, Taken};
-use crate::identity::{Attributed, Attribution, Index, LINGER, Owner};
+use crate::identity::{Attributed, Attribution, Index, Owner};
 use crate::kube::Update;
 use crate::metrics::Metrics;
 use crate::report::Report;
@@ -128,13 +129,7 @@ pub struct Node {
     /// has changed since.
     generation: u64,
     subscribers_changed: bool,
-    /// The last cgroup that the index knows, and the last up to which the programs were told that the maps hold what is wanted.
-    made: Option<u64>,
-    decided: Option<u64>,
-    /// How many new cgroups had been lost before the last scan whose findings the maps hold.
-    healed: LostCgroups,
-    /// When it was last noticed that some were.
-    missed: Option<Instant>,
+    decisions: Decisions,
     /// When to look for cgroups whose coming or going was not told.
     rescan: Option<Instant>,
     /// When to ask for the pods again.
@@ -169,10 +164,7 @@ impl Node {
             // Another than the index's: all is to be made.
             generation: u64::MAX,
             subscribers_changed: true,
-            made: parts.decided,
-            decided: None,
-            healed: LostCgroups::default(),
-            missed: None,
+            decisions: Decisions::new(parts.decided),
             rescan: None,
             ask: None,
             cared: now,
@@ -288,7 +280,7 @@ impl Node {
             }
         }
         if let Some(id) = made {
-            self.made = self.made.map(|last| last.max(id));
+            self.decisions.made(id);
             self.want_pods(now);
         }
     }
@@ -509,9 +501,9 @@ impl Node {
         } = &mut self.parts;
         // That one was lost may be said later than its first event.
         let is_unknown = |e: &Event| index.should_scan(e.owner.cgroup_id);
-        if events.iter().any(is_unknown) && programs.has_lost(self.healed).unwrap_or(true) {
+        if events.iter().any(is_unknown) && self.decisions.lacks_cgroups(&**programs) {
             index.doubt();
-            self.missed = Some(now);
+            self.decisions.lost(now);
             self.rescan.get_or_insert(now);
         }
         let scan = |index: &mut Index| containers.scan_again(index, now);
@@ -531,9 +523,8 @@ impl Node {
             let is_nameless = *who == Attribution::Unknown && event.owner.cgroup_id != 0;
             nameless += u64::from(is_nameless);
         }
-        // Of containers that were gone before a scan could find them: who asks for them by name does not get these.
-        let has_missed = self.missed.is_some_and(|at| at.elapsed() < LINGER);
-        if has_missed && nameless > 0 {
+        // A filter by name lets none of these pass. After a loss they may be of containers that were gone before a scan found them.
+        if nameless > 0 && self.decisions.may_lack_names() {
             let loss = Loss {
                 source: LossSource::Agent,
                 count: nameless,
@@ -560,7 +551,7 @@ impl Node {
         // One that is not known is in no filter map.
         if total.cgroups > self.losses.cgroups {
             self.parts.index.doubt();
-            self.missed = Some(now);
+            self.decisions.lost(now);
             self.rescan = Some(now);
         }
         let before = self.losses.by_source();
@@ -647,29 +638,13 @@ impl Node {
             self.select(now);
             self.parts.containers.release(&self.parts.index);
         }
-        self.decide(healed);
+        let programs = &*self.parts.programs;
+        if let Some(lost) = healed {
+            warn_of(self.decisions.heal(programs, lost));
+        }
+        warn_of(self.decisions.tell(programs));
         self.follow_demand(now);
         self.look_for_open(now);
-    }
-
-    /// Says to the programs up to which cgroup the maps hold what is wanted: later ones pass. `healed`: so many had been lost before
-    /// a scan found what there is.
-    fn decide(&mut self, healed: Option<LostCgroups>) {
-        let programs = &self.parts.programs;
-        if let Some(lost) = healed {
-            warn_of(programs.heal(lost));
-            self.healed = lost;
-        }
-        if let Some(last) = self.made
-            && self.made != self.decided
-        {
-            warn_of(programs.decide(last));
-            // Until the first time all were decided, also those that the maps lack.
-            if self.decided.is_none() {
-                warn_of(programs.changed());
-            }
-            self.decided = self.made;
-        }
     }
 
     /// Makes the filter maps hold what is wanted.

@@ -76,6 +76,7 @@ fn a_container_made_while_the_agent_is_stopped_is_followed() {
         let start = Instant::now();
         let mut container = make(&node);
         container.actor.visit_itself(VISITS);
+        // This is for how long the agent is stopped, and waits for nothing.
         sleep(Duration::from_millis(millis).saturating_sub(start.elapsed()));
         node.agent.signal(Signal::SIGCONT);
         let events = watch.events(EVENTS);
@@ -97,7 +98,7 @@ fn a_container_whose_coming_was_lost_misses_nothing() {
     node.agent.signal(Signal::SIGCONT);
     cart.actor.visit_itself(VISITS);
     accounted_for(&mut watch, "cart-0", EVENTS);
-    // All is known again by now.
+    // By now the agent has found the container.
     cart.actor.visit_itself(VISITS);
     assert_eq!(accounted_for(&mut watch, "cart-0", EVENTS), 0);
 }
@@ -123,7 +124,7 @@ fn a_process_far_below_its_container_is_followed() {
     assert_eq!(agent.losses(), []);
 }
 
-/// Of a node in a container, whose cgroups have longer paths than the kernel reports.
+/// The node runs in a container itself, so that the paths of its cgroups are longer than a record of the ring.
 fn a_container_with_a_long_path_is_followed() {
     let mut node = Node::below(600);
     let make = announce(&mut node, "cart-0");
